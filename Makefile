@@ -1,0 +1,46 @@
+# Two commands: `make demo` and `make test`. Everything they need is set up on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test check bench format lock clean
+
+install: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	touch $(STAMP)
+
+demo: install
+	$(BIN)/rgals demo
+
+test: install
+	$(BIN)/python -m pytest
+
+# The one gate: format, lint, types, import floors, tests with coverage, kernels without their compiler.
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	COVERAGE_CORE=sysmon $(BIN)/python -m coverage run --data-file=.coverage.compiled -m pytest
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m coverage run --data-file=.coverage.interpreted -m pytest -q tests/numerics -m "not slow and not realdata"
+	$(BIN)/python -m coverage combine --keep .coverage.compiled .coverage.interpreted
+	$(BIN)/python -m coverage report
+
+bench: install
+	$(BIN)/python benchmarks/sweep.py --help
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: install
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-emit-index-url \
+		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

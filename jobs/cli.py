@@ -1,0 +1,32 @@
+"""The command line: ``rgals COMMAND``. Every command makes one library call."""
+
+import sys
+
+import typer
+
+from rgals.errors import RgalsError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="rgals",
+    help="Train, evaluate and query recommenders with the RG2 and RGx losses.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run a command; a known error goes to standard error with exit code 1."""
+    try:
+        app()
+    except RgalsError as error:
+        print(f"rgals: error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""rgals: recommenders trained with Ranking-Generalizable losses by alternating least squares."""

@@ -1,0 +1,1 @@
+"""Models that rgals is compared with."""

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: objective, half-step, kernels, top-k, ranking measures."""

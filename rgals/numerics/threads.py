@@ -1,0 +1,63 @@
+"""Threads: blocks of work over plain threads, and one BLAS thread inside each."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
+
+from threadpoolctl import ThreadpoolController
+
+__all__ = ["available_threads", "run_blocks"]
+
+Block = TypeVar("Block")
+Result = TypeVar("Result")
+
+
+def available_threads() -> int:
+    """Count the processors that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+@cache
+def _pool(n_threads: int, process_id: int) -> ThreadPoolExecutor:  # noqa: ARG001
+    """Keep one pool per size and process: a forked child must not use its parent's threads."""
+    return ThreadPoolExecutor(n_threads, thread_name_prefix="rgals")
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def run_blocks(function: Callable[[Block], Result], blocks: Sequence[Block], n_threads: int) -> list[Result]:
+    """Run ``function`` on every block, taken by the next free thread, each with one BLAS thread.
+
+    Parameters
+    ----------
+    function : callable
+        Releases the interpreter lock in its kernels; called from several threads at once.
+    blocks : sequence
+        The work, heaviest first where that is known.
+    n_threads : int
+        Number of threads, at least 1; with 1 everything runs in the calling thread.
+
+    Returns
+    -------
+    list
+        The results in the order of ``blocks``. The first exception of a block is raised.
+
+    Notes
+    -----
+    Nested BLAS threads oversubscribe the processors and can cost a factor of a hundred; the
+    limit of one also makes each block's products independent of the number of threads.
+    """
+    with _blas().limit(limits=1, user_api="blas"):
+        if n_threads == 1 or len(blocks) <= 1:
+            return [function(block) for block in blocks]
+        futures = [_pool(n_threads, os.getpid()).submit(function, block) for block in blocks]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()

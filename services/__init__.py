@@ -1,0 +1,1 @@
+"""Services: thin translations between the network and the library."""
