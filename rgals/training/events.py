@@ -46,8 +46,6 @@ class StartEvent:
     n_users: int
     n_items: int
     n_interactions: int
-    objective: float
-    """Objective of the starting factors."""
     dataset: str
     """Fingerprint of the dataset."""
     config: dict[str, Any]
@@ -63,10 +61,11 @@ class HalfStepEvent:
     kind: ClassVar[str] = "half_step"
     sweep: int
     side: Side
+    objective_before: float
     objective: float
     """Objective after the half-step."""
     fall: float
-    """Relative fall of the objective in this half-step."""
+    """Fall of the objective in this half-step, relative to its largest absolute value in the run."""
     seconds: float
     interactions_per_s: float
 
@@ -80,7 +79,7 @@ class SweepEvent:
     objective: float
     """Objective after the sweep."""
     fall: float
-    """Relative fall of the objective in this sweep; `tolerance` is compared with it."""
+    """Fall of the objective in this sweep, relative likewise; `tolerance` is compared with it."""
     seconds: float
     """Seconds spent solving, the objective included."""
     train_s: float

@@ -10,7 +10,7 @@ from rgals.training.events import EventLog, HalfStepEvent, SoftmaxEvent, Validat
 
 
 def half_step(sweep=1):
-    return HalfStepEvent(sweep=sweep, side="user", objective=10.5, fall=0.25, seconds=0.5, interactions_per_s=2e6)
+    return HalfStepEvent(sweep, "user", 14.0, objective=10.5, fall=0.25, seconds=0.5, interactions_per_s=2e6)
 
 
 def test_a_line_holds_time_kind_and_every_field(tmp_path):
@@ -22,6 +22,7 @@ def test_a_line_holds_time_kind_and_every_field(tmp_path):
         "kind": "half_step",
         "sweep": 1,
         "side": "user",
+        "objective_before": 14.0,
         "objective": 10.5,
         "fall": 0.25,
         "seconds": 0.5,

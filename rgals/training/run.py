@@ -1,0 +1,390 @@
+"""The moving parts of a training run: solver, samples that are watched, checkpoints, the rules to stop."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from rgals.data.shards import InteractionSource
+from rgals.data.storage import Folder
+from rgals.errors import DataError
+from rgals.execution import Executor
+from rgals.names import Factors, Offsets, Side
+from rgals.numerics.sparse import InteractionRows
+from rgals.training.checkpoint import BestSweep, Checkpoint, CheckpointStore, RunIdentity, check_writable
+from rgals.training.config import TrainingConfig
+from rgals.training.events import (
+    CheckpointEvent,
+    HalfStepEvent,
+    Listener,
+    SoftmaxEvent,
+    StartEvent,
+    StopEvent,
+    StopReason,
+    SweepEvent,
+    ValidationEvent,
+)
+from rgals.training.history import SweepSummary, check_half_step, objective_scale, relative_fall
+from rgals.training.monitor import SoftmaxMonitor, ValidationMonitor
+from rgals.training.solver import AlternatingSolver, FactorState
+from rgals.training.warm_start import WarmStart
+
+__all__ = ["Resume", "TrainResult", "TrainingRun"]
+
+Resume: TypeAlias = bool | Literal["auto"]
+"""Whether to go on from the newest checkpoint: no, yes, or where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """Trained factors, and how they came about.
+
+    Parameters
+    ----------
+    user_factors, item_factors : Factors
+        Of sweep ``kept_sweep``.
+    kept_sweep : int
+        With ``patience``, the best validated sweep; otherwise the last.
+    n_sweeps : int
+        Sweeps done, over all resumed runs.
+    history : tuple of SweepSummary
+        Every sweep.
+    best_sweep, best_ndcg : int or None, float or None
+        The sweep with the highest validation NDCG, and that NDCG; None without validation.
+    stop_reason : StopReason
+        Why the run ended.
+    train_s : float
+        Seconds spent solving, over all resumed runs; without validation, monitoring and checkpoints.
+    validate_s, monitor_s, checkpoint_s, total_s : float
+        Seconds of this run spent ranking the validation sample, computing the softmax loss, writing
+        checkpoints, and altogether.
+    weight_scale : float
+        Scale of the observed weights, needed to fold in.
+    user_degrees, item_degrees : int64 arrays of shape (n_users,) and (n_items,)
+        Training interactions of each user and item.
+    checkpoint : str or None
+        The last checkpoint that this run committed.
+    """
+
+    user_factors: Factors
+    item_factors: Factors
+    kept_sweep: int
+    n_sweeps: int
+    history: tuple[SweepSummary, ...]
+    best_sweep: int | None
+    best_ndcg: float | None
+    stop_reason: StopReason
+    train_s: float
+    validate_s: float
+    monitor_s: float
+    checkpoint_s: float
+    total_s: float
+    weight_scale: float
+    user_degrees: Offsets
+    item_degrees: Offsets
+    checkpoint: str | None
+
+
+class TrainingRun:
+    """The moving parts of one call of `rgals.training.trainer.train`, in the order in which it calls them.
+
+    Parameters
+    ----------
+    source : InteractionSource
+        Training interactions.
+    config : TrainingConfig
+        All options.
+    executor : Executor
+        Who solves the shards.
+    on_event : callable or None
+        Called with each event.
+    should_stop : callable or None
+        Asked between sweeps.
+    """
+
+    def __init__(
+        self,
+        source: InteractionSource,
+        config: TrainingConfig,
+        executor: Executor,
+        on_event: Listener | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> None:
+        self._source = source
+        self._config = config
+        self._executor = executor
+        self._emit: Listener = on_event if on_event is not None else lambda _: None
+        self._should_stop = should_stop if should_stop is not None else lambda: False
+        self._history: list[SweepSummary] = []
+        self._best: BestSweep | None = None
+        self._seconds = {"validate": 0.0, "monitor": 0.0, "checkpoint": 0.0}
+        self._validation: ValidationMonitor | None = None
+        self._softmax: SoftmaxMonitor | None = None
+        self._store: CheckpointStore | None = None
+        self._saved: tuple[int, str] | None = None
+        self._solver: AlternatingSolver
+
+    def watch_validation(self, validation: InteractionRows | None, fold_in: InteractionRows | None) -> None:
+        """Choose the validation sample."""
+        if validation is not None:
+            config = self._config
+            self._validation = ValidationMonitor(
+                self._source,
+                validation,
+                fold_in,
+                config.to_loss(),
+                cutoff=config.validation_cutoff,
+                n_users=config.validation_users,
+                seed=config.seed,
+            )
+
+    def open_checkpoints(
+        self, location: str | Path | Folder | None, resume: Resume, overwrite: bool
+    ) -> Checkpoint | None:
+        """Check the checkpoint folder and load what is to be resumed."""
+        if location is None:
+            return None
+        validation = None if self._validation is None else self._validation.fingerprint
+        identity = RunIdentity(self._source.fingerprint, self._config.frozen_options(), validation)
+        self._store = store = CheckpointStore(location, identity, self._config.keep_checkpoints)
+        check_writable(store.folder)
+        if resume is False:
+            if overwrite:
+                store.clear()
+            store.refuse_existing()
+            return None
+        found = store.load_latest()
+        if found is None and resume is True:
+            raise DataError(
+                f"{store.folder}: expected a checkpoint to resume from, found none; "
+                "check the folder, or train without resuming"
+            )
+        return found
+
+    def start(self, found: Checkpoint | None, initial: WarmStart | None) -> None:
+        """Set up the solver from a checkpoint, another model's factors, or anew."""
+        config, state = self._config, None
+        if found is not None:
+            state = FactorState(found.sweep, found.user_factors, found.item_factors)
+            self._history = list(found.history)
+            self._best = found.best
+            if config.patience is not None and found.best is not None and found.best.factors is None:
+                self._best = None  # its factors were not kept, so it cannot be given back
+        elif initial is not None:
+            source = self._source
+            state = initial.starting_state(source.n_users, source.n_items, config.n_factors, config.seed)
+        self._solver = AlternatingSolver(
+            self._source,
+            config.to_loss(),
+            n_factors=config.n_factors,
+            seed=config.seed,
+            solver=config.solver,
+            cg_steps=config.cg_steps,
+            executor=self._executor,
+            state=state,
+        )
+
+    def watch_softmax(self) -> None:
+        """Choose the softmax sample."""
+        if self._config.softmax_users > 0:
+            with self._timed("monitor"):
+                self._softmax = SoftmaxMonitor(
+                    self._source,
+                    self._config.to_loss(),
+                    self._solver.user_degrees,
+                    self._solver.item_degrees,
+                    self._solver.weight_scale,
+                    n_users=self._config.softmax_users,
+                    seed=self._config.seed,
+                )
+
+    def emit_start(self, setup_s: float) -> None:
+        """Announce the run."""
+        source = self._source
+        self._emit(
+            StartEvent(
+                sweep=self._sweep,
+                n_sweeps=self._config.n_sweeps,
+                n_users=source.n_users,
+                n_items=source.n_items,
+                n_interactions=source.n_interactions,
+                dataset=source.fingerprint,
+                config=self._config.model_dump(mode="json"),
+                setup_s=setup_s,
+            )
+        )
+
+    def stop_reason(self) -> StopReason | None:
+        """Tell why the run is over, or None; depends on the history only, so a finished run resumes as finished."""
+        config, best = self._config, self._best
+        if self._sweep >= config.n_sweeps:
+            return "sweeps"
+        if self._has_settled():
+            return "tolerance"
+        if config.patience is not None and best is not None and self._sweep - best.sweep >= config.patience:
+            return "patience"
+        return "interrupted" if self._should_stop() else None
+
+    def advance(self) -> None:
+        """Run one sweep, watch it, and write a checkpoint when it is due."""
+        self._solve()
+        config = self._config
+        is_last = self._sweep >= config.n_sweeps or self._has_settled()
+        if is_last or self._sweep % config.validate_every == 0:
+            self._measure_softmax()
+            self._validate()
+        if config.checkpoint_every > 0 and self._sweep % config.checkpoint_every == 0:
+            self._save()
+
+    def save_last(self, reason: StopReason) -> None:
+        """Write the final state, so that it can be resumed: when interrupted, or to go on with more sweeps."""
+        is_saved = self._saved is not None and self._saved[0] == self._sweep
+        if self._store is not None and not is_saved and (reason == "interrupted" or self._config.checkpoint_every > 0):
+            self._save()
+
+    def finish(self, reason: StopReason, started: float) -> TrainResult:
+        """Announce the end and give the result."""
+        state, best = self._solver.state, self._best
+        kept_sweep, kept = state.sweep, (state.user_factors, state.item_factors)
+        if self._config.patience is not None and best is not None and best.factors is not None:
+            kept_sweep, kept = best.sweep, best.factors
+        result = TrainResult(
+            user_factors=kept[0],
+            item_factors=kept[1],
+            kept_sweep=kept_sweep,
+            n_sweeps=state.sweep,
+            history=tuple(self._history),
+            best_sweep=None if best is None else best.sweep,
+            best_ndcg=None if best is None else best.ndcg,
+            stop_reason=reason,
+            train_s=self._train_s,
+            validate_s=self._seconds["validate"],
+            monitor_s=self._seconds["monitor"],
+            checkpoint_s=self._seconds["checkpoint"],
+            total_s=time.perf_counter() - started,
+            weight_scale=self._solver.weight_scale,
+            user_degrees=self._solver.user_degrees,
+            item_degrees=self._solver.item_degrees,
+            checkpoint=None if self._saved is None else self._saved[1],
+        )
+        self._emit(
+            StopEvent(
+                sweep=result.n_sweeps,
+                reason=reason,
+                kept_sweep=kept_sweep,
+                best_sweep=result.best_sweep,
+                best_ndcg=result.best_ndcg,
+                objective=self._history[-1].objective_after_items if self._history else float("nan"),
+                train_s=result.train_s,
+                validate_s=result.validate_s,
+                monitor_s=result.monitor_s,
+                checkpoint_s=result.checkpoint_s,
+                total_s=result.total_s,
+            )
+        )
+        return result
+
+    @property
+    def _sweep(self) -> int:
+        return self._solver.state.sweep
+
+    @property
+    def _train_s(self) -> float:
+        return sum(summary.seconds for summary in self._history)
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._seconds[name] += time.perf_counter() - started
+
+    def _has_settled(self) -> bool:
+        """Tell whether the last sweep's fall of the objective is below the tolerance."""
+        if self._config.tolerance == 0 or not self._history:
+            return False
+        last = self._history[-1]
+        scale = objective_scale(self._history, last.objective_before)
+        fall = relative_fall(last.objective_before, last.objective_after_items, scale)
+        return fall < self._config.tolerance
+
+    def _solve(self) -> None:
+        """Run both half-steps and check that the objective fell."""
+        started = time.perf_counter()
+        record = self._solver.run_sweep()
+        seconds = time.perf_counter() - started
+        scale = objective_scale(self._history, record.objective_before)
+        middle = record.objective_after_users
+        steps: tuple[tuple[Side, float, float, float], ...] = (
+            ("user", record.objective_before, middle, record.user_s),
+            ("item", middle, record.objective_after_items, record.item_s),
+        )
+        n_interactions = self._source.n_interactions
+        for side, before, after, side_s in steps:
+            check_half_step(record.sweep, side, before, after, scale, self._config)
+            fall = relative_fall(before, after, scale)
+            self._emit(
+                HalfStepEvent(record.sweep, side, before, after, fall, side_s, n_interactions / max(side_s, 1e-9))
+            )
+        self._history.append(
+            SweepSummary(record.sweep, record.objective_before, middle, record.objective_after_items, seconds)
+        )
+        self._emit(
+            SweepEvent(
+                sweep=record.sweep,
+                objective=record.objective_after_items,
+                fall=relative_fall(record.objective_before, record.objective_after_items, scale),
+                seconds=seconds,
+                train_s=self._train_s,
+                interactions_per_s=2 * n_interactions / max(seconds, 1e-9),
+            )
+        )
+
+    def _measure_softmax(self) -> None:
+        if self._softmax is None:
+            return
+        started = time.perf_counter()
+        with self._timed("monitor"):
+            check = self._softmax.measure(self._solver.state, self._executor.n_threads)
+        surrogate = self._softmax.surrogate(check)
+        self._history[-1] = replace(self._history[-1], softmax=check.softmax)
+        self._emit(
+            SoftmaxEvent(
+                sweep=self._sweep,
+                softmax=check.softmax,
+                surrogate=surrogate,
+                surrogate_gap=surrogate - check.softmax,
+                outside_fraction=check.outside_fraction,
+                n_users=check.n_users,
+                seconds=time.perf_counter() - started,
+            )
+        )
+
+    def _validate(self) -> None:
+        if self._validation is None:
+            return
+        started = time.perf_counter()
+        state, solver = self._solver.state, self._solver
+        with self._timed("validate"):
+            score = self._validation.measure(state, solver.item_degrees, solver.weight_scale, self._executor.n_threads)
+        is_best = self._best is None or score.ndcg > self._best.ndcg
+        if is_best:
+            is_kept = self._config.patience is not None
+            factors = (state.user_factors.copy(), state.item_factors.copy()) if is_kept else None
+            self._best = BestSweep(state.sweep, score.ndcg, factors)
+        self._history[-1] = replace(self._history[-1], ndcg=score.ndcg)
+        seconds = time.perf_counter() - started
+        self._emit(ValidationEvent(state.sweep, self._validation.cutoff, score.ndcg, score.n_users, is_best, seconds))
+
+    def _save(self) -> None:
+        if self._store is None:
+            return
+        started = time.perf_counter()
+        state = self._solver.state
+        with self._timed("checkpoint"):
+            folder = self._store.save(
+                Checkpoint(state.sweep, state.user_factors, state.item_factors, tuple(self._history), self._best)
+            )
+        self._saved = (state.sweep, str(folder))
+        self._emit(CheckpointEvent(state.sweep, str(folder), time.perf_counter() - started))
