@@ -1,14 +1,13 @@
 """``rgals synthesize``: generate realistic interactions."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from jobs.console import progress_bar
 from rgals.data.synthesize import SynthesisSummary, SynthesizeOptions
 from rgals.data.synthesize import synthesize as write_synthetic
 from rgals.errors import InputError
@@ -53,18 +52,10 @@ def synthesize(
         )
     except ValidationError as error:
         raise InputError(_first_problem(error)) from error
-    columns = (TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("generating", total=options.n_interactions)
-        summary = write_synthetic(
-            output,
-            options,
-            overwrite=overwrite,
-            progress=lambda done, _: bar.update(task, completed=done),
-            n_threads=threads,
-        )
+    with progress_bar("generating interactions") as progress:
+        summary = write_synthetic(output, options, overwrite=overwrite, progress=progress, n_threads=threads)
     _print_summary(summary)
-    typer.echo(f"Next: rgals ingest {Path(output) if '://' not in output else output} --output DATASET")
+    typer.echo(f"Next: rgals ingest {output} --output DATASET")
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -46,7 +46,7 @@ Progress = Callable[[int, int], None]
 _ROW_GROUP_ROWS = 1 << 20
 _ROW_GROUPS_PER_PART = 8
 _PERIOD_START = np.datetime64("2022-01-01T00:00:00", "ms").astype(np.int64)
-_POPULARITY_OFFSET = 0.002  # flattens the head: rank r weighs 1 / (r + offset * n_items)
+_POPULARITY_OFFSET = 0.002  # flattens the head: rank r weighs 1 / (r + offset * n_items), at 2,000 items
 _SECOND_TOPIC_WEIGHT = 0.25
 _MIN_ACTIVITY = 5
 _MAX_SHARE_OF_ITEMS = 4  # a user takes at most a quarter of the items
@@ -303,7 +303,8 @@ def _build_catalog(options: SynthesizeOptions, seed: np.uint64) -> Catalog:
         hash_uniforms(seed, np.uint64(16 + stream), draws[stream])
     rank = np.empty(n_items, np.float64)
     rank[np.argsort(draws[0], kind="stable")] = np.arange(1, n_items + 1)
-    popularity = 1.0 / (rank + _POPULARITY_OFFSET * n_items)
+    # A user takes an item once, which by itself flattens the head of a small catalog; a large one needs help.
+    popularity = 1.0 / (rank + _POPULARITY_OFFSET * n_items * (n_items / 2_000) ** 0.25)
     # The first n_topics ranks get one topic each, so that no topic is empty; sizes fall with the topic's number.
     first = np.where(rank <= n_topics, rank - 1, np.floor(n_topics * draws[1] ** 1.3)).astype(np.int32)
     second = np.floor(n_topics * draws[2]).astype(np.int32)
