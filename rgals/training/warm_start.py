@@ -74,7 +74,7 @@ def match_by_id(
     user_ids, item_ids : IdDictionary
         The dataset's ids.
     known_user_ids, known_item_ids : IdDictionary
-        The model's ids.
+        The model's ids; ``42`` and ``"42"`` name the same id.
     known_user_factors, known_item_factors : float32 arrays of shape (n_known_ids, n_factors)
         The model's factors, in the order of its ids.
 
@@ -86,10 +86,10 @@ def match_by_id(
     Raises
     ------
     InputError
-        If the ids are strings on one side and integers on the other, or no item is known.
+        If the model knows no item of the dataset.
     """
-    user_rows, known_user_rows = _match("user", user_ids, known_user_ids)
-    item_rows, known_item_rows = _match("item", item_ids, known_item_ids)
+    user_rows, known_user_rows = _match(user_ids, known_user_ids)
+    item_rows, known_item_rows = _match(item_ids, known_item_ids)
     if item_rows.size == 0:
         raise InputError(
             f"warm start: expected items of the model in the dataset, found none of {len(known_item_ids)}; "
@@ -98,13 +98,8 @@ def match_by_id(
     return WarmStart(user_rows, item_rows, known_user_factors[known_user_rows], known_item_factors[known_item_rows])
 
 
-def _match(side: str, ids: IdDictionary, known: IdDictionary) -> tuple[Offsets, Offsets]:
+def _match(ids: IdDictionary, known: IdDictionary) -> tuple[Offsets, Offsets]:
     """Give the rows of the common ids, in the dataset and in the model."""
-    if ids.kind != known.kind:
-        raise InputError(
-            f"warm start: expected {side} ids of kind {ids.kind} as in the dataset, found {known.kind} in the model; "
-            "ingest both from the same id column"
-        )
     known_rows = known.rows_of(ids.values)
     rows = np.flatnonzero(known_rows >= 0)
     return rows, known_rows[rows]
