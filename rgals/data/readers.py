@@ -1,0 +1,272 @@
+"""Reading source files in bounded batches, every value still as it stands in the file."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from rgals.data.sources import SourceFile
+from rgals.errors import DataError, InputError
+from rgals.names import Offsets
+
+__all__ = ["DEFAULT_BATCH_ROWS", "MalformedRow", "RawBatch", "estimate_rows", "read_batches"]
+
+DEFAULT_BATCH_ROWS = 1 << 18
+"""Rows per Parquet batch; text files are cut by bytes."""
+
+_BLOCK_BYTES = 8 << 20
+_MOST_KEYS = 100
+_BYTES_PER_ROW = {"csv": 20, "jsonl": 60, "parquet": 8}
+
+
+class MalformedRow(NamedTuple):
+    """A row that has no columns to look at: its number in the file, why, and its text."""
+
+    row: int
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RawBatch:
+    """Some consecutive rows of one file.
+
+    Parameters
+    ----------
+    columns : dict of str to Arrow array
+        The wanted columns: binary for text files; for Parquet the type of the file.
+    rows : int64 array of shape (n,)
+        The number of each row in its file, from 1; in CSV the header is row 1.
+    malformed : list of MalformedRow
+        Rows among or before these that could not be read at all; they are not in ``columns``.
+    """
+
+    columns: dict[str, pa.Array]
+    rows: Offsets
+    malformed: list[MalformedRow] = field(default_factory=list)
+
+
+def read_batches(
+    source: SourceFile,
+    id_columns: Sequence[str],
+    value_columns: Sequence[str],
+    *,
+    delimiter: str | None = None,
+    csv_columns: Sequence[str] | None = None,
+    batch_rows: int = DEFAULT_BATCH_ROWS,
+) -> Iterator[RawBatch]:
+    """Read a file batch by batch, in memory that does not grow with the file.
+
+    Parameters
+    ----------
+    source : SourceFile
+        The file.
+    id_columns, value_columns : sequence of str
+        The wanted columns; in JSON Lines an id is text or an integer.
+    delimiter : str or None
+        Separator of a CSV file; None takes a tab for ``.tsv`` and ``.tab``, else a comma.
+    csv_columns : sequence of str or None
+        Names of the columns of a CSV file without a header line.
+    batch_rows : int
+        Rows per batch of a Parquet file.
+
+    Yields
+    ------
+    RawBatch
+        In file order.
+
+    Raises
+    ------
+    InputError
+        If a column is missing, or a Parquet column has a type that cannot hold its values.
+    DataError
+        If the file cannot be read to its end.
+    """
+    wanted = list(dict.fromkeys([*id_columns, *value_columns]))
+    try:
+        if source.format == "parquet":
+            yield from _read_parquet(source, wanted, batch_rows)
+        elif source.format == "csv":
+            yield from _read_csv(source, wanted, delimiter, csv_columns)
+        else:
+            yield from _read_json_lines(source, set(id_columns), wanted)
+    except (pa.ArrowException, OSError, EOFError) as error:
+        # OSError must not pass: around the output it would read as a failed write.
+        raise DataError(
+            f"{source.path}: cannot be read as {source.format} ({error}); "
+            "the file is truncated, corrupted or of another format: restore it, or pass --format"
+        ) from error
+
+
+def estimate_rows(sources: Sequence[SourceFile]) -> int:
+    """Guess the number of rows from the sizes, which only chooses how finely the work is cut."""
+    return sum(source.n_bytes // _BYTES_PER_ROW[source.format] for source in sources)
+
+
+def check_columns(path: str, wanted: Sequence[str], found: Sequence[str]) -> None:
+    """Refuse a file without one of the wanted columns, naming those it has.
+
+    Raises
+    ------
+    InputError
+        If a wanted column is missing or occurs twice.
+    """
+    for column in wanted:
+        if column not in found:
+            close = get_close_matches(column, found, n=1, cutoff=0.5)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise InputError(
+                f"{path}: no column {column!r}{hint}; its columns are {', '.join(map(repr, found)) or 'none'}; "
+                "name them with --user-column, --item-column, --weight-column, --time-column"
+            )
+        if list(found).count(column) > 1:
+            raise InputError(f"{path}: column {column!r} occurs twice; rename one of them")
+
+
+def _read_parquet(source: SourceFile, wanted: list[str], batch_rows: int) -> Iterator[RawBatch]:
+    with source.filesystem.open_input_file(source.path) as stream:
+        file = pa.parquet.ParquetFile(stream, pre_buffer=False)
+        check_columns(source.path, wanted, file.schema_arrow.names)
+        n_read = 0
+        for group in range(file.num_row_groups):
+            for batch in file.iter_batches(batch_rows, row_groups=[group], columns=wanted):
+                rows = np.arange(n_read + 1, n_read + 1 + batch.num_rows)
+                n_read += batch.num_rows
+                yield RawBatch({name: batch.column(name) for name in wanted}, rows)
+
+
+def _read_csv(
+    source: SourceFile, wanted: list[str], delimiter: str | None, csv_columns: Sequence[str] | None
+) -> Iterator[RawBatch]:
+    plain_path = source.path.lower()
+    tab_by_ending = any(ending in plain_path[-9:] for ending in (".tsv", ".tab"))
+    malformed: list[MalformedRow] = []
+
+    def set_aside(row: Any) -> str:
+        reason = f"expected {row.expected_columns} fields, found {row.actual_columns}"
+        malformed.append(MalformedRow(int(row.number), "wrong number of fields", f"{row.text} ({reason})"))
+        return "skip"
+
+    parse = pa.csv.ParseOptions(
+        delimiter=delimiter or ("\t" if tab_by_ending else ","),
+        newlines_in_values=True,
+        invalid_row_handler=set_aside,
+    )
+    read = pa.csv.ReadOptions(
+        # Rows are numbered only when one thread parses.
+        use_threads=False,
+        block_size=_BLOCK_BYTES,
+        column_names=None if csv_columns is None else list(csv_columns),
+    )
+    with _open_text(source) as stream, pa.csv.open_csv(stream, read, parse) as header:
+        check_columns(source.path, wanted, header.schema.names)
+    malformed.clear()
+    convert = pa.csv.ConvertOptions(
+        check_utf8=False,
+        column_types={name: pa.binary() for name in wanted},
+        include_columns=wanted,
+        strings_can_be_null=False,
+    )
+    next_row = 1 if csv_columns is not None else 2
+    with _open_text(source) as stream, pa.csv.open_csv(stream, read, parse, convert) as reader:
+        for batch in reader:
+            # Rows set aside are left out of the batch but keep their number.
+            rows = np.arange(next_row, next_row + batch.num_rows + len(malformed))
+            rows = rows[~np.isin(rows, [row.row for row in malformed])][: batch.num_rows]
+            next_row = int(rows[-1]) + 1 if rows.size else next_row
+            aside, later = (
+                [row for row in malformed if row.row < next_row],
+                [row for row in malformed if row.row >= next_row],
+            )
+            malformed[:] = later
+            yield RawBatch({name: batch.column(name) for name in wanted}, rows, aside)
+    if malformed:
+        yield RawBatch({name: pa.array([], pa.binary()) for name in wanted}, np.zeros(0, np.int64), list(malformed))
+
+
+def _open_text(source: SourceFile) -> "pa.NativeFile":
+    """Open a text file, decompressed by its ending."""
+    return source.filesystem.open_input_stream(source.path, compression="detect", buffer_size=1 << 20)
+
+
+def _read_json_lines(source: SourceFile, id_columns: set[str], wanted: list[str]) -> Iterator[RawBatch]:
+    next_row, is_checked = 1, False
+    with _open_text(source) as stream:
+        for lines in _line_blocks(source, stream):
+            batch, keys = _parse_json_lines(lines, next_row, id_columns, wanted)
+            if keys and not is_checked:
+                # A key may be absent from a row; absent from a whole block it is a wrong name.
+                check_columns(source.path, wanted, list(keys))
+                is_checked = True
+            next_row += len(lines)
+            yield batch
+
+
+def _line_blocks(source: SourceFile, stream: "pa.NativeFile") -> Iterator[list[bytes]]:
+    """Cut a stream into lists of whole lines of about a block's bytes."""
+    rest = b""
+    while block := stream.read(_BLOCK_BYTES):
+        lines = (rest + block).split(b"\n")
+        rest = lines.pop()
+        if len(rest) > 8 * _BLOCK_BYTES:
+            raise DataError(
+                f"{source.path}: a line of more than {8 * _BLOCK_BYTES} bytes; expected one object per line"
+            )
+        if lines:
+            yield lines
+    if rest:
+        yield [rest]
+
+
+def _parse_json_lines(
+    lines: list[bytes], first_row: int, id_columns: set[str], wanted: list[str]
+) -> tuple[RawBatch, dict[str, None]]:
+    """Read one object per line; give the batch and the keys that its objects have."""
+    values: dict[str, list[bytes | None]] = {name: [] for name in wanted}
+    rows: list[int] = []
+    malformed: list[MalformedRow] = []
+    keys: dict[str, None] = {}
+    known_keys: Any = None
+    for row, line in enumerate(lines, first_row):
+        if not line.strip():
+            continue
+        try:
+            parsed = json.loads(line)
+        except (ValueError, RecursionError):
+            parsed = None
+        if not isinstance(parsed, dict):
+            malformed.append(MalformedRow(row, "not a JSON object", line.decode(errors="replace")))
+            continue
+        if parsed.keys() != known_keys:
+            known_keys = parsed.keys()
+            if len(keys) < _MOST_KEYS or not keys.keys() >= set(wanted):
+                keys.update(dict.fromkeys(parsed))
+        texts = [_json_text(parsed.get(name), name in id_columns) for name in wanted]
+        if False in texts:
+            reason = f"{'user' if texts.index(False) == 0 else 'item'} id is neither text nor an integer"
+            malformed.append(MalformedRow(row, reason, line.decode(errors="replace")))
+            continue
+        rows.append(row)
+        for name, text in zip(wanted, texts, strict=True):
+            values[name].append(text)  # type: ignore[arg-type]
+    columns = {name: pa.array(texts, pa.binary()) for name, texts in values.items()}
+    return RawBatch(columns, np.array(rows, dtype=np.int64), malformed), keys
+
+
+def _json_text(value: Any, is_id: bool) -> bytes | bool | None:
+    """Give a JSON value as text, None where it is missing, False where an id has a wrong type."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return value.encode(errors="surrogatepass")
+    if isinstance(value, bool) or (is_id and not isinstance(value, int)):
+        return False if is_id else json.dumps(value).encode()
+    if isinstance(value, int | float):
+        return repr(value).encode()
+    return json.dumps(value).encode()
