@@ -1,0 +1,215 @@
+"""``rgals recommend``: ranked items for users, for a history, or for all users into a file."""
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from rgals.artifact.batch import recommend_all
+from rgals.artifact.model import Model
+from rgals.artifact.recommend import Fallback, Recommendations
+from rgals.errors import InputError
+
+__all__ = ["recommend"]
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", re.IGNORECASE)
+_PREFIXES = "KMGT"
+_LOG_INTERVAL_S = 5.0
+
+
+def recommend(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder: a local path or a URI such as s3://...")],
+    user: Annotated[
+        list[str] | None, typer.Option("--user", metavar="ID", help="A user to recommend to; may be repeated.")
+    ] = None,
+    history: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--history",
+            metavar="ITEM[:WEIGHT]",
+            help="An item of a new user's history (weight 1 unless given); may be repeated. Solved by fold-in.",
+        ),
+    ] = None,
+    is_all: Annotated[bool, typer.Option("--all", help="Write the lists of every user to --output.")] = False,
+    k: Annotated[int, typer.Option("-k", "--k", help="Length of a list, from 1 to the number of items.")] = 10,
+    include_seen: Annotated[
+        bool, typer.Option("--include-seen", help="Keep items that the user has interacted with.")
+    ] = False,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", metavar="ITEM", help="An item to leave out; may be repeated.")
+    ] = None,
+    fallback: Annotated[
+        str,
+        typer.Option(help="For an unknown user: 'none' is an error, 'popular' gives the most popular items."),
+    ] = "none",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="FILE.parquet", help="File for --all; a local path or a URI.")
+    ] = None,
+    memory_budget: Annotated[
+        str, typer.Option(metavar="SIZE", help="Memory for the lists under way with --all, such as 500MB or 1GiB.")
+    ] = "1GiB",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --output file.")] = False,
+) -> None:
+    """Recommend items: to users by id, to a new user by history, or to all users into a Parquet file."""
+    chosen = [name for name, value in (("--user", user), ("--history", history), ("--all", is_all)) if value]
+    if len(chosen) != 1:
+        raise InputError(f"expected one of --user, --history and --all, found {' and '.join(chosen) or 'none of them'}")
+    if is_all != (output is not None):
+        raise InputError("--all needs --output FILE.parquet, and --output needs --all")
+    if is_all and (fallback != "none" or as_json):
+        raise InputError("--all writes a file: --fallback and --json do not apply; leave them out")
+    opened = Model.open(model)
+    if output is not None:
+        budget = _parse_size(memory_budget)
+        _write_all(opened, output, k, budget, not include_seen, exclude or [], overwrite)
+        return
+    checked = _check_fallback(fallback)
+    if history:
+        weights = _parse_history(opened, history)
+        answers = [
+            opened.recommend_history(weights, k, exclude_seen=not include_seen, exclude=exclude or [], fallback=checked)
+        ]
+    else:
+        answers = opened.recommend(
+            user or [], k, exclude_seen=not include_seen, exclude=exclude or [], fallback=checked
+        )
+    if as_json:
+        typer.echo(json.dumps([_json_answer(answer) for answer in answers], indent=2, ensure_ascii=False))
+    else:
+        _print_tables(answers)
+
+
+def _write_all(
+    model: Model, output: str, k: int, budget_bytes: int, exclude_seen: bool, exclude: list[str], overwrite: bool
+) -> None:
+    started = time.monotonic()
+    with _progress_reporter() as report:
+        summary = recommend_all(
+            model,
+            output,
+            k,
+            memory_budget_bytes=budget_bytes,
+            exclude_seen=exclude_seen,
+            exclude=exclude,
+            overwrite=overwrite,
+            progress=report,
+        )
+    seconds = time.monotonic() - started
+    console = Console()
+    console.print(f"Wrote {output}", markup=False, highlight=False, soft_wrap=True)
+    table = Table(show_header=False)
+    rows = (
+        ("users", f"{summary.n_users:,}"),
+        ("rows", f"{summary.n_rows:,}"),
+        ("lists by popularity", f"{summary.n_popular:,}"),
+        (f"lists shorter than {k}", f"{summary.n_exhausted:,}"),
+        ("users at a time", f"{summary.tile_users:,}"),
+        ("seconds", f"{seconds:.1f}"),
+    )
+    for name, value in rows:
+        table.add_row(name, value)
+    console.print(table)
+
+
+@contextmanager
+def _progress_reporter() -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on a terminal; otherwise a plain line to standard error every few seconds."""
+    if sys.stderr.isatty():
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("recommending to users", total=None)
+            yield lambda n_done, n_users: progress.update(task, completed=n_done, total=n_users)
+        return
+    last_s = time.monotonic()
+
+    def log(n_done: int, n_users: int) -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s >= _LOG_INTERVAL_S:
+            last_s = time.monotonic()
+            print(f"recommended to {n_done:,} of {n_users:,} users", file=sys.stderr)
+
+    yield log
+
+
+def _print_tables(answers: list[Recommendations]) -> None:
+    console = Console()
+    for answer in answers:
+        name = "this history" if answer.user_id is None else f"user {answer.user_id}"
+        console.print(
+            f"For {name}, by {answer.source.replace('_', '-')}", markup=False, highlight=False, soft_wrap=True
+        )
+        table = Table()
+        table.add_column("rank", justify="right")
+        table.add_column("item")
+        table.add_column("interactions" if answer.source == "popular" else "score", justify="right")
+        for rank, (item, score) in enumerate(zip(answer.items, answer.scores, strict=True), start=1):
+            shown = f"{score:.0f}" if answer.source == "popular" else f"{score:.4f}"
+            table.add_row(str(rank), escape(str(item)), shown)
+        console.print(table)
+        if answer.exhausted:
+            console.print(f"No more than {len(answer.items)} items are left after the exclusions.")
+    if answers and answers[0].unknown_items:
+        names = ", ".join(str(item) for item in answers[0].unknown_items)
+        print(f"rgals: the model does not hold these items, they had no effect: {names}", file=sys.stderr)
+
+
+def _json_answer(answer: Recommendations) -> dict[str, Any]:
+    items = [
+        {"rank": rank, "item_id": item, "score": score}
+        for rank, (item, score) in enumerate(zip(answer.items, answer.scores, strict=True), start=1)
+    ]
+    return {
+        "user_id": answer.user_id,
+        "source": answer.source,
+        "exhausted": answer.exhausted,
+        "unknown_items": answer.unknown_items,
+        "items": items,
+    }
+
+
+def _parse_history(model: Model, texts: list[str]) -> dict[str | int, float]:
+    """Read ITEM or ITEM:WEIGHT; an id that itself holds a colon is taken whole where the model knows it."""
+    weights: dict[str | int, float] = {}
+    for text in texts:
+        item, separator, weight_text = text.rpartition(":")
+        weight = _number(weight_text) if separator and not model.has_item(text) else None
+        item, weight = (text, 1.0) if weight is None else (item, weight)
+        if item in weights:
+            raise InputError(f"--history: item {item!r} is given twice; give each item once")
+        weights[item] = weight
+    return weights
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _parse_size(text: str) -> int:
+    """Read a number of bytes: 1073741824, 500MB (powers of 1000), 1GiB (powers of 1024)."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise InputError(f"--memory-budget: expected a size such as 500MB or 1GiB, found {text!r}")
+    number, prefix = float(match[1]), (match[2] or "").upper()
+    base = 1024 if prefix.endswith("I") else 1000
+    return int(number * base ** (_PREFIXES.index(prefix[0]) + 1 if prefix else 0))
+
+
+def _check_fallback(text: str) -> Fallback:
+    if text == "none":
+        return "none"
+    if text == "popular":
+        return "popular"
+    raise InputError(f"--fallback: expected 'none' or 'popular', found {text!r}")
