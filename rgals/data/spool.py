@@ -128,7 +128,7 @@ class BucketWriters:
 
     def __init__(self, folder: Path, schema: pa.Schema, n_buckets: int) -> None:
         self._folder, self._schema, self._n_buckets = folder, schema, n_buckets
-        self._writers: dict[int, pa.RecordBatchWriter] = {}
+        self._writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
         self._files = ExitStack()
 
     def __enter__(self) -> "BucketWriters":
@@ -153,7 +153,7 @@ class BucketWriters:
                 self._writer(bucket).write_batch(ordered.slice(start, stop - start))
             start = stop
 
-    def _writer(self, bucket: int) -> pa.RecordBatchWriter:
+    def _writer(self, bucket: int) -> pa.ipc.RecordBatchStreamWriter:
         if bucket not in self._writers:
             file = self._files.enter_context(pa.OSFile(str(self._folder / bucket_name(bucket)), "wb"))
             self._writers[bucket] = pa.ipc.new_stream(file, self._schema, options=_WRITE_OPTIONS)
@@ -270,7 +270,7 @@ class _RejectWriter:
 
     def __init__(self, path: Path) -> None:
         self._path, self._files = path, ExitStack()
-        self._writer: pa.RecordBatchWriter | None = None
+        self._writer: pa.ipc.RecordBatchStreamWriter | None = None
 
     def __enter__(self) -> "_RejectWriter":
         return self
