@@ -1,0 +1,1 @@
+"""The parts of `rgals.RankingALS`; import that class instead."""
