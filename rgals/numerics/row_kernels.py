@@ -174,25 +174,21 @@ def _descend(
     background: np.float32,
     scores: Weights,
     slopes: Weights,
+    preconditioner: Weights,
     work: Factors,
     steps: int,
     row: Weights,
 ) -> bool:
     """Take preconditioned conjugate gradient steps from ``row``, whose scores are given and kept up.
 
-    The preconditioner is the exact diagonal of A. ``work`` has four rows of n_factors.
+    The preconditioner is the exact diagonal of A; it is overwritten. ``work`` has three rows of n_factors.
     """
     n_factors = row.size
-    residual, preconditioner, direction, image = work[0], work[1], work[2], work[3]
+    residual, direction, image = work[0], work[1], work[2]
     for f in range(n_factors):
         residual[f] = -background * linear[f] - diagonal[f] * row[f]
-        preconditioner[f] = diagonal[f]
     for e in range(n_entries):
         slopes[e] = linears[e] - curvatures[e] * scores[e]
-        x = source[index[e]]
-        h = curvatures[e]
-        for f in range(n_factors):
-            preconditioner[f] += h * x[f] * x[f]
     add_combination(source, index, n_entries, slopes, residual)
     energy = 0.0
     for f in range(n_factors):
@@ -320,8 +316,8 @@ def solve_rows(
     size = 1 if method == METHOD_CG else max(widest, n_factors)
     small, right = np.empty((size, size), np.float64), np.empty(size, np.float64)
     scaled = np.empty((1 if method == METHOD_CG else max(widest, _GRAM_ENTRIES), n_factors), np.float32)
-    work = np.empty((4, n_factors), np.float32)
-    diagonal = np.empty(n_factors, np.float32)
+    work = np.empty((3, n_factors), np.float32)
+    diagonal, preconditioner = np.empty(n_factors, np.float32), np.empty(n_factors, np.float32)
     for r in range(n_rows):
         start = indptr[r]
         count = int(indptr[r + 1] - start)
@@ -329,12 +325,13 @@ def solve_rows(
         background = np.float32(backgrounds[r])
         for f in range(n_factors):
             diagonal[f] = background * eigenvalues[f] + np.float32(ridges[r])
+            preconditioner[f] = diagonal[f]
         for e in range(count):
             g = weights[start + e] if weights.size > 0 else np.float32(1)
             curvatures[e] = alpha * g
             linears[e] = linear_constant + linear_factor * g
         source, index = fixed, columns[start : start + count]
-        load_entries(source, index, count, tile, row, scores)
+        load_entries(source, index, count, curvatures, tile, row, scores, preconditioner)
         if count <= tile.shape[0]:
             source, index = tile, natural
         objective_before[r] = _row_objective(scores, curvatures, linears, count, row, diagonal, linear, background)
@@ -344,7 +341,7 @@ def solve_rows(
         elif way == METHOD_CG:
             is_solved = _descend(
                 source, index, count, curvatures, linears, diagonal, linear, background,
-                scores, slopes, work, cg_steps, row,
+                scores, slopes, preconditioner, work, cg_steps, row,
             )  # fmt: skip
         elif way == METHOD_WOODBURY:
             is_solved = _solve_woodbury(

@@ -13,15 +13,26 @@ __all__ = ["add_combination", "factorize", "load_entries", "score_entries", "sub
 
 
 @kernel
-def load_entries(fixed: Factors, columns: Rows, n_entries: int, tile: Factors, row: Weights, scores: Weights) -> None:
-    """Copy the entries' vectors into ``tile`` and fill ``scores[e] = x_e . row`` on the way.
+def load_entries(
+    fixed: Factors,
+    columns: Rows,
+    n_entries: int,
+    curvatures: Weights,
+    tile: Factors,
+    row: Weights,
+    scores: Weights,
+    diagonal: Weights,
+) -> None:
+    """Copy the entries' vectors into ``tile``, and make two results on the way, while memory is waited for.
 
-    A tile with fewer than ``n_entries`` rows stays as it is: the row is then read in place.
+    Fills ``scores[e] = x_e . row`` and adds ``sum_e h_e x_e^2`` to ``diagonal``. A tile with fewer than
+    ``n_entries`` rows stays as it is: the row is then read in place.
     """
     n_factors = row.size
     has_room = tile.shape[0] >= n_entries
     for e in range(n_entries):
         x = fixed[columns[e]]
+        h = curvatures[e]
         total = np.float32(0)
         if has_room:
             copy = tile[e]
@@ -29,9 +40,12 @@ def load_entries(fixed: Factors, columns: Rows, n_entries: int, tile: Factors, r
                 value = x[f]
                 copy[f] = value
                 total += value * row[f]
+                diagonal[f] += h * value * value
         else:
             for f in range(n_factors):
-                total += x[f] * row[f]
+                value = x[f]
+                total += value * row[f]
+                diagonal[f] += h * value * value
         scores[e] = total
 
 
