@@ -4,16 +4,14 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from jobs.console import progress_bar
 from rgals.artifact.batch import recommend_all
 from rgals.artifact.model import Model
 from rgals.artifact.recommend import Fallback, Recommendations
@@ -23,7 +21,6 @@ __all__ = ["recommend"]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", re.IGNORECASE)
 _PREFIXES = "KMGT"
-_LOG_INTERVAL_S = 5.0
 
 
 def recommend(
@@ -93,7 +90,7 @@ def _write_all(
     model: Model, output: str, k: int, budget_bytes: int, exclude_seen: bool, exclude: list[str], overwrite: bool
 ) -> None:
     started = time.monotonic()
-    with _progress_reporter() as report:
+    with progress_bar("recommending to users") as report:
         summary = recommend_all(
             model,
             output,
@@ -119,26 +116,6 @@ def _write_all(
     for name, value in rows:
         table.add_row(name, value)
     console.print(table)
-
-
-@contextmanager
-def _progress_reporter() -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on a terminal; otherwise a plain line to standard error every few seconds."""
-    if sys.stderr.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("recommending to users", total=None)
-            yield lambda n_done, n_users: progress.update(task, completed=n_done, total=n_users)
-        return
-    last_s = time.monotonic()
-
-    def log(n_done: int, n_users: int) -> None:
-        nonlocal last_s
-        if time.monotonic() - last_s >= _LOG_INTERVAL_S:
-            last_s = time.monotonic()
-            print(f"recommended to {n_done:,} of {n_users:,} users", file=sys.stderr)
-
-    yield log
 
 
 def _print_tables(answers: list[Recommendations]) -> None:

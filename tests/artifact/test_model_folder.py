@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow.fs as pafs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -377,31 +376,6 @@ def test_an_unusable_config_is_refused(tmp_path, content, message):
     remake_manifest(tmp_path / "model")
     with pytest.raises(DataError, match=message):
         Model.open(tmp_path / "model")
-
-
-def remote_folder(tmp_path: Path) -> Folder:
-    """A filesystem that, like an object store, is not the local one."""
-    return Folder(pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem()), "bucket/model")
-
-
-def test_a_model_on_another_filesystem_is_read_whole(tmp_path):
-    local = Parts(has_weights=True).write(tmp_path / "bucket/model")
-    remote = Model.open(remote_folder(tmp_path))
-    assert not array_files.is_memory_mapped(remote.user_factors)
-    assert not remote.user_factors.flags.writeable
-    np.testing.assert_array_equal(remote.user_factors, local.user_factors)
-    user = ids_of(local.user_ids)[0]
-    assert remote.recommend([user], 5) == local.recommend([user], 5)
-    item = ids_of(local.item_ids)[0]
-    assert remote.recommend_history([item], 5) == local.recommend_history([item], 5)
-
-
-def test_a_truncated_file_on_another_filesystem_is_not_readable(tmp_path):
-    Parts().write(tmp_path / "bucket/model")
-    path = tmp_path / "bucket/model" / layout.USER_FACTORS
-    path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(DataError, match=r"user_factors.npy: not a readable NumPy file"):
-        Model.open(remote_folder(tmp_path), verify=False)
 
 
 def test_large_arrays_are_written_in_pieces_without_loss(tmp_path, monkeypatch):

@@ -181,20 +181,6 @@ def test_markup_in_an_id_is_printed_as_it_is(tmp_path):
     assert "[red]i" in output
 
 
-def test_progress_is_logged_in_plain_lines_when_nobody_watches(monkeypatch, capsys):
-    monkeypatch.setattr(job, "_LOG_INTERVAL_S", 0.0)
-    with job._progress_reporter() as report:
-        report(1000, 2500)
-    assert capsys.readouterr().err == "recommended to 1,000 of 2,500 users\n"
-
-
-def test_progress_is_a_bar_on_a_terminal(monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with job._progress_reporter() as report:
-        report(1000, 2500)
-        report(2500, 2500)
-
-
 def test_the_program_prints_a_table_and_exits_with_zero(tmp_path):
     Parts(kind="int64").write(tmp_path / "model")
     result = run_process(tmp_path / "model", "--user", "15")
