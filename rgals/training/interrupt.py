@@ -1,5 +1,6 @@
 """Asking a training run to stop: the first signal is a request, the second is an order."""
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -8,6 +9,7 @@ from typing import Any
 __all__ = ["StopSignals"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STANDARD_ERROR = 2
 
 
 class StopSignals:
@@ -16,9 +18,15 @@ class StopSignals:
     A context manager, and the ``should_stop`` of `rgals.training.trainer.train`. The second signal raises
     KeyboardInterrupt at once; committed checkpoints stay whole. Outside the main thread, where
     Python allows no signal handlers, nothing is installed and the answer is always no.
+
+    Parameters
+    ----------
+    message : str
+        Written to standard error when the first signal comes, if not empty.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, message: str = "") -> None:
+        self._message = message
         self._is_requested = False
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -44,3 +52,6 @@ class StopSignals:
         if self._is_requested:
             raise KeyboardInterrupt
         self._is_requested = True
+        if self._message:
+            # Not print: a buffered stream that is being written to may not be entered again.
+            os.write(_STANDARD_ERROR, f"\n{self._message}\n".encode())

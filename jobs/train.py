@@ -1,0 +1,262 @@
+"""``rgals train``: factors from a dataset, written as a model."""
+
+import json
+import sys
+import tomllib
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import rgals
+from jobs.config_options import with_config_options
+from rgals.artifact.model import Model
+from rgals.artifact.model_writer import write_model
+from rgals.data.dataset import Dataset
+from rgals.data.storage import Folder, check_output
+from rgals.errors import InputError, RgalsError
+from rgals.execution import InProcessExecutor
+from rgals.names import Part
+from rgals.numerics.fold_in import canonical_factors
+from rgals.numerics.sparse import InteractionRows
+from rgals.training.checkpoint import check_writable
+from rgals.training.config import TrainingConfig
+from rgals.training.events import EventLog, Listener, TrainingEvent
+from rgals.training.interrupt import StopSignals
+from rgals.training.progress import ProgressDisplay
+from rgals.training.run import Resume
+from rgals.training.trainer import TrainResult
+from rgals.training.trainer import train as train_factors
+from rgals.training.warm_start import WarmStart, match_by_id
+
+__all__ = ["main", "train"]
+
+EXIT_INTERRUPTED = 130
+"""What shells give for a command ended by Ctrl-C."""
+
+_STOPPING = "rgals: stopping after this sweep; once more stops at once"
+_STOP_WORDS = {
+    "sweeps": "n_sweeps",
+    "tolerance": "tolerance",
+    "patience": "patience",
+}
+
+
+@with_config_options
+def train(
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="Dataset folder: a local path or a URI such as s3://...")
+    ],
+    *,
+    output: Annotated[str, typer.Option("--output", "-o", metavar="MODEL", help="Folder of the new model.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Training options as .json or .toml; options given here go before it."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads to use.", show_default="every processor")] = None,
+    warm_start: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Start from this model's factors, matched by id.")
+    ] = None,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Where checkpoints go.", show_default="MODEL.checkpoints"),
+    ] = None,
+    is_resumed: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    is_resumed_if_any: Annotated[
+        bool, typer.Option("--resume-if-any", help="Go on from the newest checkpoint where there is one.")
+    ] = False,
+    events: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Append every event of the run to this file.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the model, and checkpoints that are not resumed.")
+    ] = False,
+    **options: Any,
+) -> None:
+    """Train a model by alternating least squares.
+
+    Ctrl-C ends the run after the present sweep and leaves a checkpoint for --resume.
+    """
+    chosen = {name: value for name, value in options.items() if value is not None}
+    settings = TrainingConfig.from_options({**_read_options(config), **chosen})
+    executor = InProcessExecutor(threads)
+    target = check_output(output, overwrite)
+    check_writable(target)
+    place = Folder.at(checkpoints) if checkpoints else Folder(target.filesystem, f"{target.path}.checkpoints")
+    opened = Dataset.open(dataset)
+    resume: Resume = is_resumed or ("auto" if is_resumed_if_any else False)
+    initial = None if warm_start is None else _read_warm_start(Model.open(warm_start), opened)
+    result = _train(opened, settings, executor, initial, place, resume, overwrite, events)
+    lineage = {
+        "dataset": dataset,
+        "dataset_fingerprint": opened.fingerprint,
+        "rgals_version": rgals.__version__,
+        "warm_start": warm_start,
+    }
+    model = _write(output, opened, settings, result, lineage, executor.n_threads, overwrite)
+    _print_summary(output, model, result, settings)
+
+
+def main() -> None:
+    """Run the command on its own, as ``python -m jobs.train``; a known error gives exit code 1."""
+    try:
+        typer.run(train)
+    except RgalsError as error:
+        print(f"rgals: error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _read_options(path: Path | None) -> dict[str, Any]:
+    """Read training options from a JSON or TOML file."""
+    if path is None:
+        return {}
+    if path.suffix not in (".json", ".toml"):
+        raise InputError(f"--config {path}: expected a .json or .toml file, found {path.suffix or 'no suffix'!r}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise InputError(f"--config {path}: cannot be read ({error}); check the path") from error
+    except ValueError as error:
+        raise InputError(f"--config {path}: not valid {path.suffix[1:].upper()} ({error}); correct it") from error
+    if not isinstance(found, dict):
+        raise InputError(f"--config {path}: expected an object of options, found {type(found).__name__}")
+    return found
+
+
+def _train(
+    dataset: Dataset,
+    settings: TrainingConfig,
+    executor: InProcessExecutor,
+    initial: WarmStart | None,
+    place: Folder,
+    resume: Resume,
+    overwrite: bool,
+    events: Path | None,
+) -> TrainResult:
+    """Train under the eyes of the display and the event file; an interrupted run ends the command."""
+    try:
+        with ExitStack() as stack:
+            listeners: list[Listener] = [stack.enter_context(EventLog(events))] if events else []
+            listeners.append(stack.enter_context(ProgressDisplay()))
+            result = train_factors(
+                dataset,
+                settings,
+                executor=executor,
+                validation=_read_part(dataset, "validation"),
+                validation_fold_in=_read_part(dataset, "validation_fold_in"),
+                initial=initial,
+                checkpoints=place,
+                resume=resume,
+                overwrite_checkpoints=overwrite,
+                on_event=lambda event: _tell(listeners, event),
+                should_stop=stack.enter_context(StopSignals(_STOPPING)),
+            )
+    except KeyboardInterrupt:
+        _end_interrupted(f"at once; checkpoints written before, if any, are in {place}: --resume goes on from them")
+    if result.stop_reason == "interrupted":
+        _end_interrupted(
+            f"after sweep {result.n_sweeps}; its state is in {result.checkpoint}; "
+            "to go on, run the same command with --resume"
+        )
+    return result
+
+
+def _read_part(dataset: Dataset, part: Part) -> InteractionRows | None:
+    return dataset.read_part(part) if dataset.has_part(part) else None
+
+
+def _read_warm_start(model: Model, dataset: Dataset) -> WarmStart:
+    return match_by_id(
+        dataset.user_ids,
+        dataset.item_ids,
+        known_user_ids=model.user_ids,
+        known_item_ids=model.item_ids,
+        known_user_factors=model.user_factors,
+        known_item_factors=model.item_factors,
+    )
+
+
+def _tell(listeners: list[Listener], event: TrainingEvent) -> None:
+    for listener in listeners:
+        listener(event)
+
+
+def _end_interrupted(what: str) -> NoReturn:
+    print(f"rgals: interrupted {what}", file=sys.stderr)
+    raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _write(
+    output: str,
+    dataset: Dataset,
+    settings: TrainingConfig,
+    result: TrainResult,
+    lineage: dict[str, Any],
+    n_threads: int,
+    overwrite: bool,
+) -> Model:
+    """Write the model, its factors in the basis that fold-in needs."""
+    loss = settings.to_loss()
+    user_factors, item_factors = canonical_factors(
+        result.user_factors, result.item_factors, loss, result.item_degrees, n_threads
+    )
+    kept = next((summary for summary in result.history if summary.sweep == result.kept_sweep), None)
+    return write_model(
+        output,
+        user_factors=user_factors,
+        item_factors=item_factors,
+        user_ids=dataset.user_ids,
+        item_ids=dataset.item_ids,
+        seen=dataset.read_part("train"),
+        loss=loss,
+        weight_scale=result.weight_scale,
+        item_degrees=result.item_degrees,
+        config=settings.model_dump(mode="json"),
+        metrics={
+            "train_s": result.train_s,
+            "total_s": result.total_s,
+            "n_sweeps": result.n_sweeps,
+            "kept_sweep": result.kept_sweep,
+            "stop_reason": result.stop_reason,
+            "objective": None if kept is None else kept.objective_after_items,
+            "validation_cutoff": settings.validation_cutoff,
+            "validation_ndcg": None if kept is None else kept.ndcg,
+            "history": [asdict(summary) for summary in result.history],
+        },
+        lineage=lineage,
+        overwrite=overwrite,
+    )
+
+
+def _print_summary(output: str, model: Model, result: TrainResult, settings: TrainingConfig) -> None:
+    table = Table(show_header=False)
+    last = result.history[-1]
+    kept = result.history[result.kept_sweep - 1]
+    rows = [
+        ("loss", f"{settings.loss}, {settings.n_factors} factors"),
+        ("sweeps", f"{result.n_sweeps}, stopped by {_STOP_WORDS[result.stop_reason]}"),
+        ("kept", f"sweep {result.kept_sweep}"),
+        ("objective", f"{result.history[0].objective_before:.6g} to {last.objective_after_items:.6g}"),
+    ]
+    if kept.ndcg is not None:
+        rows.append((f"validation NDCG@{settings.validation_cutoff}", f"{kept.ndcg:.4f}"))
+    seconds = (
+        f"{result.train_s:.2f} solving, {result.validate_s:.2f} validating, {result.monitor_s:.2f} monitoring, "
+        f"{result.checkpoint_s:.2f} checkpointing, {result.total_s:.2f} in all"
+    )
+    rows.append(("seconds", seconds))
+    for name, value in rows:
+        table.add_row(name, value)
+    console = Console()
+    console.print(f"Wrote {output}", markup=False, highlight=False, soft_wrap=True)
+    console.print(table)
+    console.print(f"Factors {model.factor_checksum}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
