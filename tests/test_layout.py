@@ -17,7 +17,7 @@ PRODUCT_FILES = sorted(
 )
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".lock", ".json", ".txt", ""}
 MAX_FILE_LINES = 450
-MAX_FUNCTION_LINES = 75
+MAX_FUNCTION_LINES = 60
 
 
 def relative(path: Path) -> str:
@@ -33,12 +33,10 @@ def public_definitions(tree: ast.Module) -> list[ast.FunctionDef | ast.AsyncFunc
     return found
 
 
-def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Count a function's lines without its docstring."""
-    lines = (function.end_lineno or 0) - function.lineno + 1
-    if ast.get_docstring(function) is not None:
-        lines -= (function.body[0].end_lineno or 0) - function.body[0].lineno + 1
-    return lines
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Count the lines of a function's body; a long signature of a command, or a docstring, is no fault."""
+    first = 1 if ast.get_docstring(function) is not None and len(function.body) > 1 else 0
+    return (function.end_lineno or 0) - function.body[first].lineno + 1
 
 
 def test_there_are_modules_to_look_at() -> None:
@@ -75,7 +73,7 @@ def test_public_definitions_are_documented_and_functions_short(path: Path) -> No
     bare = [node.name for node in public_definitions(tree) if not ast.get_docstring(node) and not _is_overload(node)]
     assert not bare, "without a docstring"
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    long = {node.name: code_lines(node) for node in functions if code_lines(node) > MAX_FUNCTION_LINES}
+    long = {node.name: body_lines(node) for node in functions if body_lines(node) > MAX_FUNCTION_LINES}
     assert not long, "split the function"
 
 
