@@ -93,19 +93,20 @@ def write_model(
     }
     encoded = {name: _encode_json(name, record) for name, record in records.items()}
     fold_in = UserSystem.build(item_factors, loss, item_degrees, weight_scale).arrays
+    rows = seen.row_slice(0, seen.n_rows)  # a part of longer arrays is stored as a whole of its own
     arrays: dict[str, NDArray[Any]] = {
         layout.USER_FACTORS: user_factors,
         layout.ITEM_FACTORS: item_factors,
-        layout.SEEN_INDPTR: seen.indptr - seen.indptr[0],
-        layout.SEEN_COLUMNS: seen.columns,
+        layout.SEEN_INDPTR: rows.indptr,
+        layout.SEEN_COLUMNS: rows.columns,
         layout.POPULARITY: item_degrees,
         layout.FOLD_IN_GRAM: fold_in.gram,
         layout.FOLD_IN_BASIS: fold_in.basis,
         layout.FOLD_IN_EIGENVALUES: fold_in.eigenvalues,
         layout.FOLD_IN_LINEAR: fold_in.linear,
     }
-    if seen.weights is not None:
-        arrays[layout.SEEN_WEIGHTS] = seen.weights
+    if rows.weights is not None:
+        arrays[layout.SEEN_WEIGHTS] = rows.weights
     with new_folder(location, overwrite=overwrite) as folder:
         for name, array in arrays.items():
             write_array(folder, name, array)

@@ -95,10 +95,12 @@ def test_folding_in_a_trained_row_gives_the_users_own_list(tmp_path):
             np.testing.assert_allclose(folded.scores, trained.scores, rtol=1e-5, atol=1e-6)
 
 
-def test_a_model_of_weights_that_are_not_numbered_from_zero_is_stored_as_its_rows(tmp_path):
-    parts = Parts(8, 11, has_weights=True)
-    whole = parts.arguments()["seen"]
-    view = InteractionRows(whole.indptr[1:], whole.columns, whole.weights, whole.n_columns).row_slice(0, 7)
-    parts = Parts(7, 11, has_weights=True, changes={"seen": view})
-    model = parts.write(tmp_path / "model")
-    np.testing.assert_array_equal(model.seen.columns_of(0), whole.columns_of(1))
+def test_interactions_that_are_a_part_of_longer_arrays_are_stored_alone(tmp_path):
+    whole = Parts(8, 11, has_weights=True, density=0.5).arguments()["seen"]
+    part = InteractionRows(whole.indptr[2:], whole.columns, whole.weights, whole.n_columns)
+    model = Parts(6, 11, has_weights=True, changes={"seen": part}).write(tmp_path / "model")
+    assert model.seen.indptr[0] == 0
+    assert model.seen.n_interactions == part.n_interactions < whole.n_interactions
+    for row in range(6):
+        np.testing.assert_array_equal(model.seen.columns_of(row), whole.columns_of(row + 2))
+        np.testing.assert_array_equal(model.seen.weights_of(row), whole.weights_of(row + 2))
