@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from jobs import download, ingest, recommend, similar, synthesize, train
 from rgals.errors import RgalsError
 
 __all__ = ["app", "main"]
@@ -15,6 +16,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.command("synthesize")(synthesize.synthesize)
+app.command("download")(download.download)
+app.command("ingest")(ingest.ingest)
+app.command("train")(train.train)
+app.command("recommend")(recommend.recommend)
+app.command("similar")(similar.similar)
 
 
 def main() -> None:
