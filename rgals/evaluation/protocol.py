@@ -1,0 +1,197 @@
+"""What is evaluated and how: models that score by factors, options, and the users of a held-out part."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from rgals.data.dataset import Dataset
+from rgals.errors import InputError
+from rgals.names import BoolArray, Factors, Offsets, Part
+from rgals.numerics.ranking import Gains
+from rgals.numerics.sparse import InteractionRows
+
+__all__ = ["EvaluatedUsers", "EvaluationOptions", "Generalization", "HeldOutPart", "ScoringModel"]
+
+HeldOutPart = Literal["test", "validation"]
+"""A part whose interactions are the truth."""
+
+Generalization = Literal["weak", "strong"]
+"""Weak: users of the training. Strong: users that it never saw, folded in from a part of their interactions."""
+
+_FOLD_IN_PARTS: dict[HeldOutPart, Part] = {"test": "test_fold_in", "validation": "validation_fold_in"}
+
+
+class ScoringModel(Protocol):
+    """A model that scores by products of factors, in the row numbers of the evaluated dataset."""
+
+    @property
+    def name(self) -> str:
+        """Name in the report."""
+        ...
+
+    @property
+    def train_s(self) -> float | None:
+        """Measured seconds of training; None where unknown."""
+        ...
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """How it was trained, as JSON values."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of its numbers has to know."""
+        ...
+
+    @property
+    def item_factors(self) -> Factors:
+        """Float32 of shape (n_items, n_factors)."""
+        ...
+
+    @property
+    def is_known_item(self) -> BoolArray | None:
+        """Items that can be ranked, bool of shape (n_items,); None if all can."""
+        ...
+
+    def user_factors_of(self, user_rows: Offsets) -> Factors:
+        """Give the factors of users of the training, float32 of shape (n_rows, n_factors); zeros where it has none."""
+        ...
+
+    def fold_in(self, rows: InteractionRows, n_threads: int) -> Factors:
+        """Give the factors of new users from their interactions, float32 of shape (n_rows, n_factors)."""
+        ...
+
+
+class EvaluationOptions(BaseModel):
+    """How to evaluate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cutoffs: tuple[int, ...] = Field(default=(10, 20, 100), min_length=1)
+    """Lengths k of the ranked lists."""
+    part: HeldOutPart = "test"
+    """The held-out part."""
+    gains: Gains = "binary"
+    """What a relevant item is worth in NDCG: 1, or its held-out weight."""
+    filter_validation: bool = True
+    """Whether a user's validation items are left out of the lists when the test part is evaluated."""
+    n_resamples: int = Field(default=1000, ge=0)
+    """Bootstrap resamples; 0 for no intervals."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of the bootstrap."""
+    level: float = Field(default=0.95, gt=0, lt=1)
+    """Confidence level."""
+
+    @field_validator("cutoffs")
+    @classmethod
+    def _check_cutoffs(cls, cutoffs: tuple[int, ...]) -> tuple[int, ...]:
+        if min(cutoffs) < 1 or len(set(cutoffs)) != len(cutoffs):
+            raise ValueError(f"expected different cutoffs of at least 1, found {list(cutoffs)}")
+        return cutoffs
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedUsers:
+    """The users of a part with at least one held-out item, and what is known of them.
+
+    Parameters
+    ----------
+    generalization : {"weak", "strong"}
+        Whether they took part in the training.
+    user_rows : int64 array of shape (n_users,)
+        Their rows in the dataset, ascending.
+    held_out : InteractionRows of shape (n_users, n_items)
+        Their truth.
+    seen : InteractionRows of shape (n_users, n_items)
+        What never appears in their lists.
+    fold_in : InteractionRows of shape (n_users, n_items) or None
+        What their factors are solved from, under strong generalization.
+    seen_parts : tuple of str
+        The parts that ``seen`` comes from.
+    n_without_held_out : int
+        Users of the part's population that were left out because nothing of them is held out.
+    """
+
+    generalization: Generalization
+    user_rows: Offsets
+    held_out: InteractionRows
+    seen: InteractionRows
+    fold_in: InteractionRows | None
+    seen_parts: tuple[Part, ...]
+    n_without_held_out: int
+
+    @classmethod
+    def read(cls, dataset: Dataset, part: HeldOutPart, *, filter_validation: bool = True) -> "EvaluatedUsers":
+        """Read the parts of a dataset that an evaluation needs.
+
+        Under the held-out-users split (the dataset has a fold-in part) the generalization is strong:
+        the fold-in items are seen. Otherwise the training items are, and, on the test part and unless
+        ``filter_validation`` is false, the validation items.
+
+        Raises
+        ------
+        InputError
+            If the dataset has no such part, or no user in it has a held-out item.
+        """
+        held_out = dataset.read_part(part)
+        user_rows = np.flatnonzero(held_out.degrees).astype(np.int64)
+        if not user_rows.size:
+            raise InputError(
+                f"{dataset.location}: the part {part!r} has no interactions; ingest with a split that fills it"
+            )
+        fold_in_part = _FOLD_IN_PARTS[part]
+        if dataset.has_part(fold_in_part):
+            every_fold_in = dataset.read_part(fold_in_part)
+            n_population = int(np.count_nonzero(every_fold_in.degrees + held_out.degrees))
+            fold_in = every_fold_in.take(user_rows)
+            return cls(
+                "strong",
+                user_rows,
+                held_out.take(user_rows),
+                fold_in,
+                fold_in,
+                (fold_in_part,),
+                n_population - user_rows.size,
+            )
+        seen = dataset.read_part("train").take(user_rows)
+        parts: tuple[Part, ...] = ("train",)
+        if part == "test" and filter_validation and dataset.has_part("validation"):
+            seen, parts = unite(seen, dataset.read_part("validation").take(user_rows)), ("train", "validation")
+        return cls("weak", user_rows, held_out.take(user_rows), seen, None, parts, dataset.n_users - user_rows.size)
+
+    @property
+    def n_users(self) -> int:
+        """Number of evaluated users."""
+        return int(self.user_rows.size)
+
+    @property
+    def n_without_history(self) -> int:
+        """Evaluated users without a single seen item: nothing is known of them."""
+        return int(np.count_nonzero(self.seen.degrees == 0))
+
+    @property
+    def n_held_out_seen(self) -> int:
+        """Held-out interactions that are seen as well, so that no list can hold them."""
+        return int(np.intersect1d(_pair_keys(self.held_out), _pair_keys(self.seen), assume_unique=True).size)
+
+
+def unite(left: InteractionRows, right: InteractionRows) -> InteractionRows:
+    """Give the pairs that either holds, without weights.
+
+    Parameters
+    ----------
+    left, right : InteractionRows
+        Of one shape.
+    """
+    keys = np.union1d(_pair_keys(left), _pair_keys(right))
+    return InteractionRows.from_pairs(keys // left.n_columns, keys % left.n_columns, None, left.n_rows, left.n_columns)
+
+
+def _pair_keys(rows: InteractionRows) -> Offsets:
+    """Give each pair of row and column a number of its own, int64."""
+    row_of_entry = np.repeat(np.arange(rows.n_rows, dtype=np.int64), rows.degrees)
+    return row_of_entry * rows.n_columns + rows.columns
