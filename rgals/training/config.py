@@ -44,11 +44,11 @@ class TrainingConfig(BaseModel):
     """Member of the loss family: rg2, rgx (keeps the expansion's interaction term) or ials (weighted squares)."""
     n_factors: int = Field(default=64, ge=1, le=4096)
     """Length of a user's and an item's vector."""
-    n_sweeps: int = Field(default=16, ge=1)
+    n_sweeps: int = Field(default=8, ge=1)
     """Largest number of sweeps; tolerance and patience can end the run earlier."""
-    alpha: _Finite = Field(default=1.0, ge=0)
+    alpha: _Finite = Field(default=0.03, ge=0)
     """Extra weight of the observed entries, pulling their scores to 1 (the paper's alpha)."""
-    reg: _Finite = Field(default=0.01, ge=0)
+    reg: _Finite = Field(default=0.1, ge=0)
     """Ridge per unit of a row's total weight raised to nu."""
     nu: _Finite = Field(default=1.0, ge=-2, le=2)
     """Exponent of a row's total weight in its ridge: 1 scales with the weight, 0 is flat."""

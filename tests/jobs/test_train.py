@@ -21,7 +21,7 @@ from rgals.errors import ChecksumError, DataError, InputError, OutputExistsError
 from rgals.training.config import TrainingConfig
 from tests.training.runs import planted
 
-SMALL = ("--n-factors", "6", "--n-sweeps", "4", "--reg", "0.05", "--softmax-users", "20")
+SMALL = ("--n-factors", "6", "--n-sweeps", "4", "--alpha", "1", "--reg", "0.05", "--softmax-users", "20")
 
 app = typer.Typer()
 app.command()(job.train)
@@ -61,7 +61,7 @@ def test_a_model_is_written_and_summarized(dataset, tmp_path):
     assert model.user_ids == opened.user_ids
     assert model.user_factors.shape == (opened.n_users, 6)
     assert model.seen.n_interactions == opened.n_interactions
-    assert model.loss == TrainingConfig(reg=0.05).to_loss()
+    assert model.loss == TrainingConfig(alpha=1, reg=0.05).to_loss()
     assert model.lineage["dataset_fingerprint"] == opened.fingerprint
     assert model.metrics["n_sweeps"] == model.metrics["kept_sweep"] == 4
     assert model.metrics["validation_ndcg"] > 0.3

@@ -28,7 +28,7 @@ def planted(seed=0, *, is_weighted=False):
 
 
 def small_config(**options):
-    return TrainingConfig(**{"n_factors": 6, "n_sweeps": 5, "reg": 0.05, "softmax_users": 0, **options})
+    return TrainingConfig(**{"n_factors": 6, "n_sweeps": 5, "alpha": 1.0, "reg": 0.05, "softmax_users": 0, **options})
 
 
 def run(config=None, *, rows=None, n_shards=1, n_threads=1, **options):
