@@ -137,7 +137,7 @@ def test_every_field_of_the_configuration_is_an_option():
 )
 def test_options_come_from_a_file_and_the_command_line_goes_before_it(dataset, tmp_path, name, text):
     (tmp_path / name).write_text(text)
-    run_train(dataset, "--output", tmp_path / "model", "--config", tmp_path / name, "--alpha", "0.5", *SMALL)
+    run_train(dataset, "--output", tmp_path / "model", "--config", tmp_path / name, *SMALL, "--alpha", "0.5")
     model = Model.open(tmp_path / "model")
     assert (model.loss.name, model.loss.alpha, model.config["patience"]) == ("rgx", 0.5, 3)
 
