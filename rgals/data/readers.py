@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -21,7 +22,6 @@ DEFAULT_BATCH_ROWS = 1 << 18
 """Rows per Parquet batch; text files are cut by bytes."""
 
 _BLOCK_BYTES = 8 << 20
-_MOST_KEYS = 100
 _BYTES_PER_ROW = {"csv": 20, "jsonl": 60, "parquet": 8}
 
 
@@ -95,7 +95,7 @@ def read_batches(
         elif source.format == "csv":
             yield from _read_csv(source, wanted, delimiter, csv_columns)
         else:
-            yield from _read_json_lines(source, set(id_columns), wanted)
+            yield from _read_json_lines(source, id_columns, wanted)
     except (pa.ArrowException, OSError, EOFError) as error:
         # OSError must not pass: around the output it would read as a failed write.
         raise DataError(
@@ -195,17 +195,16 @@ def _open_text(source: SourceFile) -> "pa.NativeFile":
     return source.filesystem.open_input_stream(source.path, compression="detect", buffer_size=1 << 20)
 
 
-def _read_json_lines(source: SourceFile, id_columns: set[str], wanted: list[str]) -> Iterator[RawBatch]:
+def _read_json_lines(source: SourceFile, id_columns: Sequence[str], wanted: list[str]) -> Iterator[RawBatch]:
     next_row, is_checked = 1, False
     with _open_text(source) as stream:
         for lines in _line_blocks(source, stream):
-            batch, keys = _parse_json_lines(lines, next_row, id_columns, wanted)
-            if keys and not is_checked:
+            if not is_checked and (keys := _keys_of(lines, wanted)):
                 # A key may be absent from a row; absent from a whole block it is a wrong name.
-                check_columns(source.path, wanted, list(keys))
+                check_columns(source.path, wanted, keys)
                 is_checked = True
+            yield _parse_json_lines(lines, next_row, id_columns, wanted)
             next_row += len(lines)
-            yield batch
 
 
 def _line_blocks(source: SourceFile, stream: "pa.NativeFile") -> Iterator[list[bytes]]:
@@ -224,47 +223,55 @@ def _line_blocks(source: SourceFile, stream: "pa.NativeFile") -> Iterator[list[b
         yield [rest]
 
 
-def _parse_json_lines(
-    lines: list[bytes], first_row: int, id_columns: set[str], wanted: list[str]
-) -> tuple[RawBatch, dict[str, None]]:
-    """Read one object per line; give the batch and the keys that its objects have."""
-    values: dict[str, list[bytes | None]] = {name: [] for name in wanted}
+def _parse_json_lines(lines: list[bytes], first_row: int, id_columns: Sequence[str], wanted: list[str]) -> RawBatch:
+    """Read one object per line."""
+    objects: list[dict[str, Any]] = []
     rows: list[int] = []
     malformed: list[MalformedRow] = []
-    keys: dict[str, None] = {}
-    known_keys: Any = None
     for row, line in enumerate(lines, first_row):
-        if not line.strip():
+        if line.isspace() or not line:
             continue
         try:
             parsed = json.loads(line)
         except (ValueError, RecursionError):
             parsed = None
-        if not isinstance(parsed, dict):
+        if type(parsed) is dict:
+            objects.append(parsed)
+            rows.append(row)
+        else:
             malformed.append(MalformedRow(row, "not a JSON object", line.decode(errors="replace")))
-            continue
-        if parsed.keys() != known_keys:
-            known_keys = parsed.keys()
-            if len(keys) < _MOST_KEYS or not keys.keys() >= set(wanted):
+    texts = {name: [_json_text(parsed.get(name), name in id_columns) for parsed in objects] for name in wanted}
+    is_good = np.ones(len(rows), dtype=np.bool_)
+    for side, name in zip(("user", "item"), id_columns, strict=True):
+        for place in [place for place, value in enumerate(texts[name]) if value is False]:
+            if is_good[place]:
+                is_good[place] = False
+                text = lines[rows[place] - first_row].decode(errors="replace")
+                malformed.append(MalformedRow(rows[place], f"{side} id is neither text nor an integer", text))
+            texts[name][place] = None
+    columns = {name: pa.array(values, pa.binary()).filter(pa.array(is_good)) for name, values in texts.items()}
+    return RawBatch(columns, np.array(rows, dtype=np.int64)[is_good], sorted(malformed))
+
+
+def _keys_of(lines: list[bytes], wanted: list[str]) -> list[str]:
+    """Give the keys of the objects of some lines, as far as it takes to find the wanted ones."""
+    keys: dict[str, None] = {}
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            parsed = json.loads(line)
+            if isinstance(parsed, dict):
                 keys.update(dict.fromkeys(parsed))
-        texts = [_json_text(parsed.get(name), name in id_columns) for name in wanted]
-        if False in texts:
-            reason = f"{'user' if texts.index(False) == 0 else 'item'} id is neither text nor an integer"
-            malformed.append(MalformedRow(row, reason, line.decode(errors="replace")))
-            continue
-        rows.append(row)
-        for name, text in zip(wanted, texts, strict=True):
-            values[name].append(text)  # type: ignore[arg-type]
-    columns = {name: pa.array(texts, pa.binary()) for name, texts in values.items()}
-    return RawBatch(columns, np.array(rows, dtype=np.int64), malformed), keys
+        if keys.keys() >= set(wanted):
+            break
+    return list(keys)
 
 
 def _json_text(value: Any, is_id: bool) -> bytes | bool | None:
     """Give a JSON value as text, None where it is missing, False where an id has a wrong type."""
-    if value is None:
-        return None
     if isinstance(value, str):
         return value.encode(errors="surrogatepass")
+    if value is None:
+        return None
     if isinstance(value, bool) or (is_id and not isinstance(value, int)):
         return False if is_id else json.dumps(value).encode()
     if isinstance(value, int | float):
