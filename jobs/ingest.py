@@ -270,7 +270,8 @@ def _ending_on_sigterm() -> Iterator[None]:
 
 def _print_summary(dataset: Dataset, output: str) -> None:
     manifest = dataset.manifest
-    table = Table(title=f"Dataset {output}", show_header=False, title_justify="left")
+    typer.echo(f"Dataset {output}")  # not the table's title, which would wrap a long path
+    table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_row("users", f"{manifest.n_users:,} ({manifest.user_id_kind} ids)")
