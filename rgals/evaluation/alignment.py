@@ -1,8 +1,8 @@
 """Trained factors in the row numbers of a dataset, matched by id."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -12,15 +12,11 @@ from rgals.errors import InputError
 from rgals.names import BoolArray, Factors, Offsets
 from rgals.numerics.sparse import InteractionRows
 
-__all__ = ["AlignedModel", "Solver", "align_model"]
+__all__ = ["AlignedModel", "Solve", "align_model"]
 
 
-class Solver(Protocol):
-    """Solves new users against frozen item factors; `rgals.numerics.fold_in.UserSystem` is one."""
-
-    def solve(self, rows: InteractionRows, n_threads: int = 1) -> Factors:
-        """Give the factors of users from their interactions."""
-        ...
+Solve: TypeAlias = Callable[[InteractionRows, int], Factors]
+"""Gives the factors of new users from their interactions and a number of threads, as `UserSystem.solve` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +43,7 @@ class AlignedModel:
         The model's row of each user of the dataset, -1 where unknown; None if the rows coincide.
     model_item_rows : int64 array of shape (n_items,) or None
         Likewise of each item.
-    solver : Solver
+    solve : callable
         Solves new users in the model's own item rows.
     n_model_items : int
         Items of the model.
@@ -62,7 +58,7 @@ class AlignedModel:
     model_user_factors: Factors
     model_user_rows: Offsets | None
     model_item_rows: Offsets | None
-    solver: Solver
+    solve: Solve = field(repr=False)
     n_model_items: int
 
     def user_factors_of(self, user_rows: Offsets) -> Factors:
@@ -77,7 +73,7 @@ class AlignedModel:
     def fold_in(self, rows: InteractionRows, n_threads: int) -> Factors:
         """Solve new users from those of their items that the model holds."""
         if self.model_item_rows is None:
-            return self.solver.solve(rows, n_threads)
+            return self.solve(rows, n_threads)
         columns = self.model_item_rows[rows.columns]
         is_known = columns >= 0
         row_of_entry = np.repeat(np.arange(rows.n_rows), rows.degrees)
@@ -85,7 +81,7 @@ class AlignedModel:
         mapped = InteractionRows.from_pairs(
             row_of_entry[is_known], columns[is_known], weights, rows.n_rows, self.n_model_items
         )
-        return self.solver.solve(mapped, n_threads)
+        return self.solve(mapped, n_threads)
 
 
 def align_model(
@@ -97,7 +93,7 @@ def align_model(
     user_ids: IdDictionary,
     item_ids: IdDictionary,
     fingerprint: str | None,
-    solver: Solver,
+    solve: Solve,
     train_s: float | None,
     options: Mapping[str, Any],
 ) -> AlignedModel:
@@ -116,8 +112,8 @@ def align_model(
     fingerprint : str or None
         Fingerprint of the dataset that the model was trained on; if it is this dataset's, the rows
         coincide and nothing is looked up.
-    solver : Solver
-        Solves new users against the model's item factors.
+    solve : callable
+        Solves new users against the model's item factors, in its own item rows.
     train_s : float or None
         Measured seconds of training.
     options : mapping
@@ -135,7 +131,7 @@ def align_model(
     """
     if fingerprint == dataset.fingerprint and (len(user_ids), len(item_ids)) == (dataset.n_users, dataset.n_items):
         return AlignedModel(
-            name, train_s, options, (), item_factors, None, user_factors, None, None, solver, len(item_ids)
+            name, train_s, options, (), item_factors, None, user_factors, None, None, solve, len(item_ids)
         )
     user_rows = user_ids.rows_of(dataset.user_ids.values)
     item_rows = item_ids.rows_of(dataset.item_ids.values)
@@ -164,6 +160,6 @@ def align_model(
         user_factors,
         user_rows,
         item_rows,
-        solver,
+        solve,
         len(item_ids),
     )

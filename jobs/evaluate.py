@@ -1,0 +1,226 @@
+"""``rgals evaluate``: a model's ranking metrics on held-out interactions, beside baselines."""
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from jobs.console import progress_bar
+from rgals.artifact.model import Model
+from rgals.baselines.implicit_als import IalsOptions, fit_ials
+from rgals.baselines.model import FittedBaseline
+from rgals.baselines.simple import fit_popularity, fit_random
+from rgals.data.dataset import Dataset
+from rgals.errors import InputError
+from rgals.evaluation.alignment import AlignedModel, align_model
+from rgals.evaluation.evaluator import evaluate as evaluate_models
+from rgals.evaluation.per_user import per_user_path, write_per_user
+from rgals.evaluation.protocol import EvaluationOptions
+from rgals.evaluation.report import Measurement, Report, check_report_path, write_report
+
+__all__ = ["evaluate"]
+
+_BASELINES = ("popularity", "random", "ials")
+_SHOWN_FIRST = ("ndcg", "recall", "precision", "map", "mrr", "hit_rate", "coverage", "gini")
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder: a local path or a URI such as s3://...")],
+    dataset: Annotated[
+        str, typer.Option("--dataset", "-d", metavar="DATASET", help="Dataset folder with the held-out part.")
+    ],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="REPORT", help="A file NAME.json, or a folder for report.json.")
+    ],
+    k: Annotated[str, typer.Option("--k", "-k", metavar="K,K,...", help="Lengths of the ranked lists.")] = "10,20,100",
+    baselines: Annotated[
+        str, typer.Option(metavar="NAME,...", help="Fit and evaluate these too: popularity, random, ials.")
+    ] = "",
+    part: Annotated[str, typer.Option(help="The held-out part: 'test' or 'validation'.")] = "test",
+    gains: Annotated[
+        str, typer.Option(help="What a relevant item is worth in NDCG: 'binary' 1, 'graded' its weight.")
+    ] = "binary",
+    rank_validation: Annotated[
+        bool,
+        typer.Option("--rank-validation", help="Let a user's validation items appear in the lists judged on test."),
+    ] = False,
+    bootstrap: Annotated[int, typer.Option(metavar="N", help="Bootstrap resamples; 0 for no intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap and of the baselines.")] = 0,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model in the report.", show_default="the name of its folder")
+    ] = None,
+    per_user: Annotated[
+        bool, typer.Option("--per-user", help="Write every user's values to a Parquet file beside the report.")
+    ] = False,
+    ials_factors: Annotated[
+        int | None, typer.Option(help="Factors of the iALS baseline.", show_default="those of the model")
+    ] = None,
+    ials_reg: Annotated[float, typer.Option(help="Ridge of the iALS baseline (implicit's regularization).")] = 0.01,
+    ials_alpha: Annotated[float, typer.Option(help="Confidence of an observed entry in the iALS baseline.")] = 1.0,
+    ials_sweeps: Annotated[int, typer.Option(help="Sweeps of the iALS baseline (implicit's iterations).")] = 15,
+    threads: Annotated[int | None, typer.Option(help="Threads to use.", show_default="every processor")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing report.")] = False,
+) -> None:
+    """Rank all items for every user with held-out interactions and report NDCG, Recall, Precision, MAP, MRR, HitRate.
+
+    The report holds means with bootstrap intervals; docs/metrics.md and docs/report-schema.md explain it.
+    """
+    path = check_report_path(output, overwrite)
+    options = _read_options(k, part, gains, not rank_validation, bootstrap, seed)
+    if threads is not None and threads < 1:
+        raise InputError(f"--threads: expected at least 1, found {threads}; leave it out to use every processor")
+    wanted = _read_baselines(baselines)
+    opened, data = Model.open(model), Dataset.open(dataset)
+    shown_name = name or PurePosixPath(opened.location).name
+    if shown_name in wanted:
+        raise InputError(f"the model and a baseline are both called {shown_name!r}; give the model another --name")
+    aligned = _align(opened, data, shown_name)
+    ials = _read_ials(ials_factors or opened.n_factors, ials_reg, ials_alpha, ials_sweeps, seed)
+    fitted = _fit_baselines(wanted, data, ials, seed, threads)
+    with progress_bar("ranking all items for the held-out users") as progress:
+        found = evaluate_models([aligned, *fitted], data, options, n_threads=threads, progress=progress)
+    if per_user:
+        write_per_user(found, data.user_ids, per_user_path(path))
+    write_report(found.report, path)
+    _print_summary(found.report)
+    console = Console()
+    console.print(f"Wrote {path}", markup=False, highlight=False, soft_wrap=True)
+    if per_user:
+        console.print(f"Wrote {per_user_path(path)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _read_options(
+    k: str, part: str, gains: str, filter_validation: bool, n_resamples: int, seed: int
+) -> EvaluationOptions:
+    try:
+        cutoffs = [int(text) for text in k.split(",")]
+    except ValueError as error:
+        raise InputError(f"--k: expected whole numbers such as 10,20,100, found {k!r}") from error
+    try:
+        return EvaluationOptions.model_validate(
+            {
+                "cutoffs": cutoffs,
+                "part": part,
+                "gains": gains,
+                "filter_validation": filter_validation,
+                "n_resamples": n_resamples,
+                "seed": seed,
+            }
+        )
+    except ValidationError as error:
+        flags = {"cutoffs": "--k", "n_resamples": "--bootstrap"}
+        raise InputError(_first_problem(error, flags)) from error
+
+
+def _read_ials(n_factors: int, reg: float, alpha: float, n_sweeps: int, seed: int) -> IalsOptions:
+    try:
+        return IalsOptions(n_factors=n_factors, reg=reg, alpha=alpha, n_sweeps=n_sweeps, seed=seed)
+    except ValidationError as error:
+        names = ("n_factors", "reg", "alpha", "n_sweeps")
+        raise InputError(
+            _first_problem(error, {name: f"--ials-{name.removeprefix('n_')}" for name in names})
+        ) from error
+
+
+def _first_problem(error: ValidationError, flags: dict[str, str]) -> str:
+    """Say which option is wrong, in the words of the command line."""
+    first = error.errors()[0]
+    field = str(first["loc"][0])
+    return f"{flags.get(field, f'--{field}')}: {first['msg']}, found {first['input']!r}"
+
+
+def _read_baselines(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in _BASELINES]
+    if unknown:
+        raise InputError(f"--baselines: expected some of {', '.join(_BASELINES)}, found {unknown[0]!r}")
+    return list(dict.fromkeys(names))
+
+
+def _align(model: Model, dataset: Dataset, name: str) -> AlignedModel:
+    """Put the model into the dataset's row numbers."""
+    fingerprint = model.lineage.get("dataset_fingerprint")
+    train_s = model.metrics.get("train_s")
+    return align_model(
+        dataset,
+        name=name,
+        user_factors=model.user_factors,
+        item_factors=model.item_factors,
+        user_ids=model.user_ids,
+        item_ids=model.item_ids,
+        fingerprint=None if fingerprint is None else str(fingerprint),
+        solve=model.contents.user_system.solve,
+        train_s=None if train_s is None else float(train_s),
+        options={**model.config, "factor_sha256": model.factor_checksum},
+    )
+
+
+def _fit_baselines(
+    names: Sequence[str], dataset: Dataset, ials: IalsOptions, seed: int, threads: int | None
+) -> list[FittedBaseline]:
+    if not names:
+        return []
+    train = dataset.read_part("train")
+    fits = {
+        "popularity": lambda: fit_popularity(train),
+        "random": lambda: fit_random(train, seed=seed),
+        "ials": lambda: fit_ials(train, ials, n_threads=threads),
+    }
+    return [fits[name]() for name in names]
+
+
+def _print_summary(report: Report) -> None:
+    console = Console()
+    protocol, level = report.protocol, report.protocol.bootstrap.level
+    users = "new users, folded in" if protocol.generalization == "strong" else "users of the training"
+    ranked = f"all {report.dataset.n_items:,} items ranked"
+    table = Table(title=f"{protocol.n_users_evaluated:,} {users}, {protocol.part} part, {ranked}", title_justify="left")
+    table.add_column("metric")
+    for model in report.models:
+        table.add_column(escape(model.name), justify="right")
+    table.add_row("train_s", *(_number(model.train_s, ".2f") for model in report.models))
+    ordered = [f"{metric}@{k}" for metric in _SHOWN_FIRST for k in protocol.cutoffs]
+    for key in ordered:
+        table.add_row(key, *(_cell(model.metrics[key]) for model in report.models))
+    console.print(table)
+    if protocol.bootstrap.n_resamples:
+        console.print(f"±: half of the {level:.0%} bootstrap interval of the mean over users.", highlight=False)
+    if protocol.n_users_without_held_out:
+        console.print(
+            f"{protocol.n_users_without_held_out:,} users without held-out interactions are left out.", highlight=False
+        )
+    _print_comparisons(report, console)
+    for model in report.models:
+        if model.n_users_unranked:
+            typer.echo(f"{model.name}: no factors for {model.n_users_unranked:,} users; they count as misses", err=True)
+        for note in model.notes:
+            typer.echo(f"rgals: warning: {model.name}: {note}", err=True)
+
+
+def _print_comparisons(report: Report, console: Console) -> None:
+    for comparison in report.comparisons:
+        for k in report.protocol.cutoffs:
+            difference = comparison.metrics[f"ndcg@{k}"]
+            ends = f"[{_number(difference.ci_low, '+.4f')}, {_number(difference.ci_high, '+.4f')}]"
+            console.print(
+                f"ndcg@{k}, {comparison.model} minus {comparison.other}: {_number(difference.mean, '+.4f')} {ends}, "
+                f"better for {difference.n_better:,} users, worse for {difference.n_worse:,}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+
+
+def _cell(measured: Measurement) -> str:
+    if measured.ci_low is None or measured.ci_high is None:
+        return _number(measured.mean, ".4f")
+    return f"{_number(measured.mean, '.4f')} ± {(measured.ci_high - measured.ci_low) / 2:.4f}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "undefined" if value is None else format(value, form)
