@@ -54,10 +54,18 @@ def write_archive(model: EstimatorState, file: str | os.PathLike[str] | IO[bytes
 
 def read_archive(file: str | os.PathLike[str] | IO[bytes]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read a fitted model's parameters and learned attributes; see `rgals.RankingALS.load`."""
-    is_stream = hasattr(file, "read")
-    name = str(getattr(file, "name", "the file")) if is_stream else str(_archive_path(file))
+    if hasattr(file, "read"):
+        return _read_fields(file, str(getattr(file, "name", "the file")))
+    path = _archive_path(file)
+    # Opened here: numpy leaves the file open when it is no archive.
+    with path.open("rb") as stream:
+        return _read_fields(stream, str(path))
+
+
+def _read_fields(stream: Any, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read every field of an open archive."""
     try:
-        with np.load(file if is_stream else _archive_path(file), allow_pickle=False) as archive:
+        with np.load(stream, allow_pickle=False) as archive:
             fields = {field: archive[field] for field in archive.files}
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError) as error:
         raise DataError(

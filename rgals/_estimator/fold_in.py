@@ -72,7 +72,9 @@ class FoldIn(EstimatorState):
         NumericalError
             If an item has no finite solution, which takes ``reg=0``.
         """
-        factors = self._solve_items(*self._item_rows(itemid, item_users))
+        self._fitted_factors()
+        rows = interaction_rows(item_users, "item_users", converts=True)
+        factors = self._solve_items(self._checked_items(itemid, rows), rows)
         return factors[0] if is_single(itemid) else factors
 
     def partial_fit_users(self, userids: Any, user_items: Any) -> None:
@@ -94,7 +96,7 @@ class FoldIn(EstimatorState):
             As `recalculate_user`; nothing is changed then.
         """
         user_factors, item_factors = self._fitted_factors()
-        users = unique_rows(np.atleast_1d(userids), "userids", None)
+        users = unique_rows(userids, "userids", None)
         rows = interaction_rows(user_items, "user_items", converts=True)
         check_shape(rows, "user_items", users.size, item_factors.shape[0], "items")
         solved = self._user_system().solve(rows, self._thread_count())
@@ -123,7 +125,8 @@ class FoldIn(EstimatorState):
             As `recalculate_item`; nothing is changed then.
         """
         _, item_factors = self._fitted_factors()
-        items, rows = self._item_rows(np.atleast_1d(itemids), item_users)
+        rows = interaction_rows(item_users, "item_users", converts=True)
+        items = self._checked_items(itemids, rows)
         solved = self._solve_items(items, rows)
         n_items = max(item_factors.shape[0], int(items.max(initial=-1)) + 1)
         self.item_factors = _with_rows(item_factors, n_items, items, solved)
@@ -180,7 +183,8 @@ class FoldIn(EstimatorState):
         (item,) = row_numbers(_single(itemid, "itemid"), "itemid", item_factors.shape[0])
         n_listed = check_length(N)
         if user_weights is None:
-            row = _user_row(userid, user_items)
+            rows = interaction_rows(user_items, "user_items", converts=True)
+            row = _row_of(_single(userid, "userid"), rows)
             check_shape(row, "user_items", 1, item_factors.shape[0], "items")
             user_weights = explain_user(
                 row,
@@ -224,13 +228,12 @@ class FoldIn(EstimatorState):
             )[0],
         )
 
-    def _item_rows(self, itemids: Any, item_users: Any) -> tuple[Offsets, InteractionRows]:
-        """Check items and their interactions."""
+    def _checked_items(self, itemids: Any, rows: InteractionRows) -> Offsets:
+        """Check the items against their interactions."""
         user_factors, _ = self._fitted_factors()
         items = unique_rows(itemids, "itemid", None)
-        rows = interaction_rows(item_users, "item_users", converts=True)
         check_shape(rows, "item_users", items.size, user_factors.shape[0], "users")
-        return items, rows
+        return items
 
     def _solve_items(self, items: Offsets, rows: InteractionRows) -> Factors:
         """Solve items under the prior that they have with these interactions."""
@@ -262,10 +265,8 @@ def _single(value: Any, name: str) -> Any:
     return value
 
 
-def _user_row(userid: Any, user_items: Any) -> InteractionRows:
-    """Give the user's row of a matrix of all users, or of that one user."""
-    rows = interaction_rows(user_items, "user_items", converts=True)
-    _single(userid, "userid")
+def _row_of(userid: Any, rows: InteractionRows) -> InteractionRows:
+    """Give the user's row of the interactions of all users, or of that one user."""
     if rows.n_rows == 1:
         return rows
     (user,) = row_numbers(userid, "userid", rows.n_rows)

@@ -69,7 +69,7 @@ def interaction_rows(matrix: Any, name: str, *, converts: bool) -> InteractionRo
             f"{name}: expected a CSR matrix, found {matrix.format.upper()}, which is converted; "
             "convert once with .tocsr() to save the time",
             scipy.sparse.SparseEfficiencyWarning,
-            stacklevel=4,
+            stacklevel=3,  # the caller of the estimator's method
         )
     if matrix.dtype.kind not in "biuf":
         raise InputError(

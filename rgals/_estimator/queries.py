@@ -129,9 +129,9 @@ class Queries(FoldIn):
         Returns
         -------
         ids : int32 array of shape (N,) or (number of items asked about, N)
-            The items, one dimension for a single item. An item that is not recalculated comes first in
-            its own list, unless it is left out. Padding as in `recommend`. An item with zero factors
-            has no direction: it is nobody's neighbor and has none.
+            The items, one dimension for a single item. An item of the model comes first in its own list,
+            recalculated or not, unless it is left out. Padding as in `recommend`. An item with zero
+            factors has no direction: it is nobody's neighbor and has none.
         scores : float32 array of the same shape
             The cosines, from -1 to 1.
 
@@ -148,10 +148,11 @@ class Queries(FoldIn):
         chosen = _chosen_rows(items, filter_items, "items", "filter_items", n_items)
         is_allowed = mask_without(filter_items, "filter_items", n_items)
         n_listed = check_length(N)
+        own = row_numbers(itemid, "itemid", None if recalculate_item else n_items)
         if recalculate_item:
-            own, vectors = None, np.atleast_2d(self.recalculate_item(itemid, item_users))
+            vectors = np.atleast_2d(self.recalculate_item(itemid, item_users))
+            own = np.where(own < n_items, own, -1)
         else:
-            own = row_numbers(itemid, "itemid", n_items)
             vectors = item_factors[own]
         directions = self._derive("item_directions", (item_factors,), lambda: _directions(item_factors))
         ids, scores = _neighbors(vectors, own, directions, n_listed, chosen, is_allowed, self._thread_count())
@@ -258,36 +259,37 @@ def _select_columns(rows: InteractionRows, chosen: Offsets) -> InteractionRows:
 def _directions(factors: Factors) -> Factors:
     """Scale each row to length 1; a row of zeros stays."""
     norms = np.linalg.norm(factors.astype(np.float64), axis=1, keepdims=True)
-    return np.divide(factors, norms, out=np.zeros(factors.shape), where=norms > 0).astype(np.float32)
+    directions = np.zeros(factors.shape, dtype=np.float64)
+    np.divide(factors, norms, out=directions, where=norms > 0)
+    return directions.astype(np.float32)
 
 
 def _neighbors(
     vectors: Factors,
-    own: Offsets | None,
+    own: Offsets,
     directions: Factors,
     n_listed: int,
     chosen: Offsets | None,
     is_allowed: BoolArray | None,
     n_threads: int,
 ) -> tuple[Rows, Weights]:
-    """Rank rows by cosine; ``own`` are the vectors' own rows, which come first in their lists."""
-    queries = _directions(vectors)
-    has_direction = directions.any(axis=1)
+    """Rank rows by cosine; ``own`` are the vectors' own rows, which come first in their lists, or -1."""
+    queries, n_rows = _directions(vectors), directions.shape[0]
+    has_direction: BoolArray = np.any(directions, axis=1)
     if not has_direction.all():
         is_allowed = has_direction if is_allowed is None else is_allowed & has_direction
-    seen = None
-    is_first = np.zeros(queries.shape[0], dtype=np.bool_)
-    if own is not None:
-        # The own row's product with itself can round below that of a twin, so it is not left to chance.
-        is_candidate = np.zeros(directions.shape[0], dtype=np.bool_)
-        is_candidate[slice(None) if chosen is None else chosen] = True
-        is_first = (is_candidate if is_allowed is None else is_candidate & is_allowed)[own]
-        columns = own.astype(np.int32)
-        seen = InteractionRows(np.arange(own.size + 1, dtype=np.int64), columns, None, directions.shape[0])
-    ids, scores = _rank(queries, directions, n_listed, seen, chosen, is_allowed, n_threads)
+    is_candidate = np.zeros(n_rows, dtype=np.bool_)
+    is_candidate[slice(None) if chosen is None else chosen] = True
+    if is_allowed is not None:
+        is_candidate &= is_allowed
+    # The own row's product with itself can round below that of a twin, so its place is not left to chance.
+    is_known = own >= 0
+    indptr = np.concatenate([[0], np.cumsum(is_known)]).astype(np.int64)
+    own_rows = InteractionRows(indptr, own[is_known].astype(np.int32), None, n_rows)
+    ids, scores = _rank(queries, directions, n_listed, own_rows, chosen, is_allowed, n_threads)
     scores = np.where(scores == NO_SCORE, scores, np.clip(scores, -1, 1))
-    if own is not None and is_first.any():
-        ids[is_first], scores[is_first] = _put_first(ids[is_first], scores[is_first], own[is_first])
+    is_first = is_known & is_candidate[own]
+    ids[is_first], scores[is_first] = _put_first(ids[is_first], scores[is_first], own[is_first])
     is_lost = ~queries.any(axis=1)
     scores[is_lost] = NO_SCORE
     ids[is_lost] = -1 if chosen is None else chosen[: ids.shape[1]]
