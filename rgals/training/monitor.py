@@ -133,8 +133,6 @@ class SoftmaxMonitor:
         Gives the prior and the observed weights g.
     user_degrees, item_degrees : int64 arrays of shape (n_users,) and (n_items,)
         Training interactions of each user and item.
-    weight_scale : float
-        Scale of the observed weights.
     n_users : int
         Size of the sample, of the users with training interactions; 0 takes them all.
     seed : int
@@ -147,7 +145,6 @@ class SoftmaxMonitor:
         loss: Loss,
         user_degrees: Offsets,
         item_degrees: Offsets,
-        weight_scale: float,
         *,
         n_users: int,
         seed: int,
@@ -155,7 +152,8 @@ class SoftmaxMonitor:
         self._loss = loss
         self.user_rows = sample_rows(np.flatnonzero(user_degrees), n_users, seed)
         rows = read_user_rows(source, self.user_rows)
-        by_user = weight_scale * loss.degree_factors("user", user_degrees[self.user_rows])
+        # The training's scale of the weights cancels: losses are per unit of weight.
+        by_user = loss.degree_factors("user", user_degrees[self.user_rows])
         self._rows = weigh_entries(rows, by_user, loss.degree_factors("item", item_degrees))
         # The prior of ials sums to the number of items; the softmax loss always needs a distribution.
         self._prior: Float64Array = dataclasses.replace(loss, name="rg2").item_prior(item_degrees)

@@ -195,7 +195,6 @@ class TrainingRun:
                     self._config.to_loss(),
                     self._solver.user_degrees,
                     self._solver.item_degrees,
-                    self._solver.weight_scale,
                     n_users=self._config.softmax_users,
                     seed=self._config.seed,
                 )

@@ -106,6 +106,17 @@ def test_items_of_prior_zero_are_no_competitors_even_with_the_highest_scores(mon
     np.testing.assert_allclose(values(softmax_loss(*problem)), values(dense_twin(*problem)), rtol=1e-10)
 
 
+def test_tiles_of_prior_zero_leave_very_low_scores_as_they_are(monkeypatch):
+    monkeypatch.setattr(softmax_module, "_TILE_ITEMS", 4)
+    user_factors, item_factors, rows, _ = random_problem()
+    prior = np.zeros(23)
+    prior[8:12] = 0.25
+    user_factors[:] = 1
+    item_factors[8:12] = -np.arange(1000, 1004, dtype=np.float32)[:, None]  # exp(-4000) is 0 in float64
+    problem = (user_factors, item_factors, rows, prior)
+    np.testing.assert_allclose(values(softmax_loss(*problem)), values(dense_twin(*problem)), rtol=1e-10)
+
+
 def test_two_threads_give_the_same_bits_as_one(monkeypatch):
     monkeypatch.setattr(softmax_module, "_TILE_ITEMS", 8)
     monkeypatch.setattr(softmax_module, "_BLOCK_USERS", 2)

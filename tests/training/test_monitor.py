@@ -130,7 +130,7 @@ def test_softmax_loss_is_that_of_the_weighted_loss_on_the_sample(name):
     rows = planted(is_weighted=True)[0]
     user_degrees, item_degrees = degrees_of(rows)
     state = random_state()
-    monitor = SoftmaxMonitor(InMemoryInteractions(rows, 2), loss, user_degrees, item_degrees, 1.7, n_users=40, seed=3)
+    monitor = SoftmaxMonitor(InMemoryInteractions(rows, 2), loss, user_degrees, item_degrees, n_users=40, seed=3)
     check = monitor.measure(state, 2)
 
     users = monitor.user_rows
