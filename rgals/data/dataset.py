@@ -111,6 +111,11 @@ class Dataset:
         return self._read_ids(ITEM_IDS_NAME, self.n_items)
 
     @property
+    def n_bytes(self) -> int:
+        """Size of all files, without the manifest."""
+        return sum(entry.n_bytes for entry in self._files.values())
+
+    @property
     def part_names(self) -> tuple[Part, ...]:
         """The parts that hold interactions, and train."""
         return tuple(self._manifest.parts)
@@ -150,7 +155,7 @@ class Dataset:
         DataError
             As `load_shard`.
         """
-        return _compress(_concatenate(list(self._part_entries(part))), 0, self.n_users, self.n_items)
+        return _compress(_concatenate(list(self.iter_entries(part))), 0, self.n_users, self.n_items)
 
     def read_times(self, part: Part) -> Offsets:
         """Read the times of a part.
@@ -167,8 +172,31 @@ class Dataset:
         """
         if not self._manifest.has_times:
             raise InputError(f"{self._folder}: the dataset has no times; name a time column when it is ingested")
-        times = _concatenate(list(self._part_entries(part))).times
+        times = _concatenate(list(self.iter_entries(part))).times
         return np.zeros(0, dtype=np.int64) if times is None else times
+
+    def iter_entries(self, part: Part) -> Iterator[SortedEntries]:
+        """Go through a part in bounded memory: train shard by shard, any other part at once.
+
+        Yields
+        ------
+        SortedEntries
+            Entries ascending by user row, then item row, with weights and times.
+
+        Raises
+        ------
+        InputError
+            If the dataset has no such part.
+        DataError
+            As `load_shard`.
+        """
+        summary = self._summary(part)
+        if part == "train":
+            for index in range(len(self._manifest.shards["user"])):
+                yield self._read_shard("user", index)
+            return
+        schema = FileSchema("user", summary.has_weights, self._manifest.has_times)
+        yield self._read_entries(part_file_name(part), schema, summary.n_interactions, (0, self.n_users), self.n_items)
 
     def verify(self) -> None:
         """Compare every file with its checksum.
@@ -180,15 +208,6 @@ class Dataset:
         """
         for name in self._files:
             self._verify(name)
-
-    def _part_entries(self, part: Part) -> Iterator[SortedEntries]:
-        summary = self._summary(part)
-        if part == "train":
-            for index in range(len(self._manifest.shards["user"])):
-                yield self._read_shard("user", index)
-            return
-        schema = FileSchema("user", summary.has_weights, self._manifest.has_times)
-        yield self._read_entries(part_file_name(part), schema, summary.n_interactions, (0, self.n_users), self.n_items)
 
     def _summary(self, part: Part) -> PartSummary:
         if part not in self._manifest.parts:

@@ -1,9 +1,11 @@
 """Datasets: what goes in comes out, reproducible bytes, and every kind of damage is found."""
 
+import errno
 import hashlib
 import itertools
 import json
 import pickle
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from rgals.errors import ChecksumError, DataError, FormatVersionError, InputErro
 from rgals.names import MANIFEST_NAME
 from rgals.numerics.pairwise import BLOCK_ROWS
 from rgals.numerics.sparse import InteractionRows
+from tests.data.object_store import object_store
 
 N_USERS, N_ITEMS = 1300, 700
 
@@ -502,3 +505,52 @@ def test_a_dataset_says_what_it_is(dataset):
     assert repr(dataset) == (
         f"Dataset('{dataset.location}': 1300 users, 700 items, {dataset.n_interactions} training interactions)"
     )
+
+
+def test_a_dataset_lives_in_an_object_store_with_the_same_bytes(tmp_path):
+    store, filesystem = object_store()
+    entries = make_entries()
+    local = write(tmp_path / "dataset", entries, n_shards=2)
+    with new_folder(Folder(filesystem, "bucket/dataset")) as staged:
+        user_ids = IdDictionary.from_values(pa.array(np.arange(N_USERS) * 3))
+        writer = DatasetWriter(staged, user_ids, make_ids(N_ITEMS), 2, tmp_path / "scratch")
+        for code in range(5):
+            mine = entries["part"] == code
+            writer.add(code, *(entries[name][mine] for name in ("user", "item", "weight", "time")))
+        writer.finish()
+    remote = Dataset.open(Folder(filesystem, "bucket/dataset"))
+    assert_same(remote.read_part("train"), local.read_part("train"))
+    assert remote.user_ids == local.user_ids
+    remote.verify()
+    assert store.log[-1] == f"bucket/dataset/{MANIFEST_NAME}"
+    assert {name.removeprefix("bucket/dataset/"): content for name, content in store.keys.items()} == file_bytes(
+        tmp_path / "dataset"
+    )
+
+
+@pytest.mark.parametrize("limit_bytes", [1 << 10, 1 << 14, 1 << 15])
+def test_a_full_disk_leaves_no_dataset(tmp_path, limit_bytes):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+    try:
+        with pytest.raises(DataError, match="writing failed"):
+            write(tmp_path / "dataset", make_entries(n=20_000), n_shards=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset-scratch"]
+
+
+def test_a_full_disk_while_a_shard_is_written_leaves_no_dataset(tmp_path, monkeypatch):
+    original = Folder.open_output
+
+    def open_output(folder, name):
+        stream = original(folder, name)
+        if name.startswith("by_item"):
+            stream.close()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return stream
+
+    monkeypatch.setattr(Folder, "open_output", open_output)
+    with pytest.raises(DataError, match="No space left on device"):
+        write(tmp_path / "dataset", make_entries())
+    assert not (tmp_path / "dataset").exists()
