@@ -1,6 +1,7 @@
 """The record of a training run, sweep by sweep, and the rule that its objective falls."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rgals.errors import NumericalError
@@ -41,13 +42,20 @@ class SweepSummary:
     softmax: float | None = None
 
 
-def objective_scale(history: "tuple[SweepSummary, ...] | list[SweepSummary]", objective: float) -> float:
+def objective_scale(history: Iterable[SweepSummary], *objectives: float) -> float:
     """Give the largest absolute value of the objective so far: what its changes are measured against.
 
-    The objective can pass through 0, so that its present value is no measure.
+    The objective can pass through 0, so that its present value alone is no measure.
+
+    Parameters
+    ----------
+    history : iterable of SweepSummary
+        Sweeps before.
+    *objectives : float
+        Values of the present sweep.
     """
-    starts = [abs(summary.objective_before) for summary in history]
-    return max([abs(objective), *starts, 1e-300])
+    known = [abs(value) for summary in history for value in (summary.objective_before, summary.objective_after_items)]
+    return max([*map(abs, objectives), *known, 1e-300])
 
 
 def relative_fall(before: float, after: float, scale: float) -> float:

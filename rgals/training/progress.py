@@ -4,7 +4,7 @@ import sys
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from rgals.training.events import (
     CheckpointEvent,
@@ -26,21 +26,19 @@ class ProgressDisplay:
     ----------
     console : rich.console.Console or None
         Where to; None takes standard error. In a terminal a live line shows sweep, objective, its
-        fall, validation NDCG, seconds and interactions per second; elsewhere each sweep is a line.
+        fall, validation NDCG, seconds and interactions per second, within 80 columns; elsewhere each sweep is a line.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console if console is not None else Console(file=sys.stderr, highlight=False)
         self._live: Progress | None = None
         self._n_sweeps = 0
-        self._parts: dict[str, str] = {}
+        self._parts: dict[str, tuple[str, str]] = {}  # long for a log, short for the live line
         self._sweep = 0
         if self._console.is_terminal:
             self._live = Progress(
                 SpinnerColumn(),
-                TextColumn("sweep"),
                 MofNCompleteColumn(),
-                BarColumn(bar_width=12),
                 TextColumn("{task.description}"),
                 TimeElapsedColumn(),
                 console=self._console,
@@ -68,17 +66,19 @@ class ProgressDisplay:
         elif isinstance(event, SweepEvent):
             self._flush()
             self._sweep = event.sweep
+            rate = event.interactions_per_s / 1e6
             self._parts |= {
-                "objective": f"objective {event.objective:.6g}",
-                "fall": f"fell {100 * event.fall:.3g}%",
-                "seconds": f"{event.seconds:.2f} s",
-                "rate": f"{event.interactions_per_s / 1e6:.2f} M interactions/s",
+                "objective": (f"objective {event.objective:.6g}",) * 2,
+                "fall": (f"fell {100 * event.fall:.3g}%", f"-{100 * event.fall:.2g}%"),
+                "seconds": (f"{event.seconds:.2f} s",) * 2,
+                "rate": (f"{rate:.2f} M interactions/s", f"{rate:.2f} M/s"),
             }
         elif isinstance(event, ValidationEvent):
             mark = " (best)" if event.is_best else ""
-            self._parts["ndcg"] = f"validation NDCG@{event.cutoff} {event.ndcg:.4f}{mark}"
+            short = f"NDCG@{event.cutoff} {event.ndcg:.4f}"
+            self._parts["ndcg"] = f"validation {short}{mark}", short
         elif isinstance(event, SoftmaxEvent):
-            self._parts["softmax"] = f"softmax {event.softmax:.4f}"
+            self._parts["softmax"] = f"softmax {event.softmax:.4f}", ""
         elif isinstance(event, CheckpointEvent):
             self._flush()
             self._say(f"checkpoint of sweep {event.sweep}: {event.folder}", is_detail=True)
@@ -94,9 +94,10 @@ class ProgressDisplay:
             f"{event.n_items:,} items, {event.n_interactions:,} interactions{after}"
         )
 
-    def _line(self) -> str:
+    def _line(self, *, is_short: bool = False) -> str:
         order = ("objective", "fall", "ndcg", "softmax", "seconds", "rate")
-        return "  ".join(self._parts[name] for name in order if name in self._parts)
+        texts = [self._parts[name][is_short] for name in order if name in self._parts]
+        return (" " if is_short else "  ").join(text for text in texts if text)
 
     def _flush(self) -> None:
         """Print the finished sweep as a line where there is no live one; its values stay on the live line."""
@@ -107,7 +108,10 @@ class ProgressDisplay:
     def _refresh(self) -> None:
         if self._live is not None and self._n_sweeps:
             self._live.update(
-                self._task, completed=self._sweep, total=self._n_sweeps, description=self._line() or "solving"
+                self._task,
+                completed=self._sweep,
+                total=self._n_sweeps,
+                description=self._line(is_short=True) or "solving",
             )
 
     def _say(self, text: str, *, is_detail: bool = False) -> None:

@@ -304,7 +304,7 @@ class TrainingRun:
         if self._config.tolerance == 0 or not self._history:
             return False
         last = self._history[-1]
-        scale = objective_scale(self._history, last.objective_before)
+        scale = objective_scale(self._history)
         fall = relative_fall(last.objective_before, last.objective_after_items, scale)
         return fall < self._config.tolerance
 
@@ -313,8 +313,8 @@ class TrainingRun:
         started = time.perf_counter()
         record = self._solver.run_sweep()
         seconds = time.perf_counter() - started
-        scale = objective_scale(self._history, record.objective_before)
         middle = record.objective_after_users
+        scale = objective_scale(self._history, record.objective_before, middle, record.objective_after_items)
         steps: tuple[tuple[Side, float, float, float], ...] = (
             ("user", record.objective_before, middle, record.user_s),
             ("item", middle, record.objective_after_items, record.item_s),

@@ -36,3 +36,10 @@ def test_falls_are_measured_against_the_largest_objective_of_the_run_even_near_z
 
 def test_a_run_that_starts_at_zero_has_a_positive_scale():
     assert objective_scale([], 0.0) > 0
+    assert objective_scale([]) > 0
+
+
+def test_the_present_sweep_counts_so_that_a_long_fall_from_near_zero_is_at_most_twice_the_scale():
+    scale = objective_scale([SweepSummary(1, 1.0, 0.5, 0.1, 0.1)], 0.1, -50.0, -80.0)
+    assert scale == 80
+    assert relative_fall(0.1, -80.0, scale) < 1.01

@@ -1,6 +1,7 @@
 """Progress: a live line in a terminal, one plain line per sweep in a log."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -30,7 +31,7 @@ EVENTS = [
 
 def shown(events, **console_options):
     stream = io.StringIO()
-    console = Console(file=stream, width=200, highlight=False, **console_options)
+    console = Console(file=stream, highlight=False, **{"width": 200, **console_options})
     with ProgressDisplay(console) as display:
         for event in events:
             display(event)
@@ -65,7 +66,12 @@ def test_a_terminal_shows_a_live_line_that_ends_at_the_last_sweep():
     text = shown(EVENTS, force_terminal=True, force_interactive=True)
     assert "\x1b" in text
     assert "2/2" in text
-    assert "validation NDCG@20 0.1200" in text
+    assert "2/2 objective 1200 -2.8% NDCG@20 0.1200 0.50 s 2.50 M/s" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def test_the_live_line_fits_into_eighty_columns():
+    text = shown(EVENTS, width=80, force_terminal=True, force_interactive=True)
+    assert "…" not in text
 
 
 def test_the_live_line_is_stopped_when_the_run_fails():
