@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from jobs import download, ingest, recommend, similar, synthesize, train
+from jobs import demo, describe, download, evaluate, ingest, recommend, similar, synthesize, train
 from rgals.errors import RgalsError
 
 __all__ = ["app", "main"]
@@ -17,10 +17,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.command("demo")(demo.demo)
 app.command("synthesize")(synthesize.synthesize)
 app.command("download")(download.download)
 app.command("ingest")(ingest.ingest)
+app.command("describe")(describe.describe)
 app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
 app.command("recommend")(recommend.recommend)
 app.command("similar")(similar.similar)
 

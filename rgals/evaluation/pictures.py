@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def draw_training(
     path : str or Path
         The PNG file; replaced when it is there.
     training : mapping
-        A model's metrics: ``history`` with ``sweep``, ``train_s`` and ``ndcg`` of each sweep,
+        A model's metrics: ``history`` with ``sweep``, ``seconds`` and ``ndcg`` of each sweep,
         ``kept_sweep`` and ``validation_cutoff``.
     report : mapping
         An evaluation report, as in ``docs/report-schema.md``.
@@ -42,9 +43,13 @@ def draw_training(
             raise InputError(f"the report has no {metric!r}; it has {', '.join(model['metrics'])}")
     figure = Figure(figsize=(12, 4), layout="constrained")
     by_sweep, by_seconds, by_model = figure.subplots(1, 3, width_ratios=[1, 1, 1.1])
-    measured = [entry for entry in training["history"] if entry["ndcg"] is not None]
-    sweeps, ndcg = [entry["sweep"] for entry in measured], [entry["ndcg"] for entry in measured]
-    seconds = [entry["train_s"] for entry in measured]
+    history = training["history"]
+    elapsed_s = accumulate(entry["seconds"] for entry in history)
+    measured = [
+        (entry, total_s) for entry, total_s in zip(history, elapsed_s, strict=True) if entry["ndcg"] is not None
+    ]
+    sweeps, ndcg = [entry["sweep"] for entry, _ in measured], [entry["ndcg"] for entry, _ in measured]
+    seconds = [total_s for _, total_s in measured]
     kept = [position for position, sweep in enumerate(sweeps) if sweep == training["kept_sweep"]]
     for axes, across, label in ((by_sweep, sweeps, "sweep"), (by_seconds, seconds, "seconds of training")):
         axes.plot(across, ndcg, color=_ACCENT, marker="o", markersize=4)
