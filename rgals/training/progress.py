@@ -69,7 +69,7 @@ class ProgressDisplay:
             rate = event.interactions_per_s / 1e6
             self._parts |= {
                 "objective": (f"objective {event.objective:.6g}",) * 2,
-                "fall": (f"fell {100 * event.fall:.3g}%", f"-{100 * event.fall:.2g}%"),
+                "fall": (f"fell {100 * event.fall:.3g}%", f"{-100 * event.fall:.3g}%"),
                 "seconds": (f"{event.seconds:.2f} s",) * 2,
                 "rate": (f"{rate:.2f} M interactions/s", f"{rate:.2f} M/s"),
             }
