@@ -104,6 +104,13 @@ def test_a_subclass_loads_as_itself(saved):
     assert type(Special.load(saved)) is Special
 
 
+def test_a_parameter_that_no_file_can_hold_is_refused(graded, tmp_path):
+    model = RankingALS(n_factors=3, n_sweeps=1).fit(graded, show_progress=False)
+    with pytest.raises(InputError, match="save: expected parameters that are numbers, strings or None, found <object"):
+        model.set_params(solver=object()).save(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_missing_file_is_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.npz"):
         RankingALS.load(tmp_path / "nowhere")
