@@ -234,15 +234,8 @@ def _merge_weights(
     if duplicates == "max":
         largest: Float64Array = np.maximum.reduceat(ordered, starts)
         return largest
-    return _sum_groups(ordered, starts, counts)
-
-
-def _sum_groups(ordered: Float64Array, starts: Offsets, counts: Float64Array) -> Float64Array:
-    """Sum each group's weights in ascending order of weight, whatever order they came in."""
-    if ordered.size == starts.size:
-        return ordered
-    group = np.repeat(np.arange(starts.size), counts.astype(np.int64))
-    sums: Float64Array = np.add.reduceat(ordered[np.lexsort((ordered, group))], starts)
+    # The order within a group depends on times and weights alone, and so does the rounding.
+    sums: Float64Array = np.add.reduceat(ordered, starts)
     return sums
 
 

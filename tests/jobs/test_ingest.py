@@ -54,7 +54,8 @@ def test_every_option_reaches_the_dataset(events, tmp_path):
     result = run(
         events, "--output", tmp_path / "d", *COLUMNS, "--weight-column", "stars", "--time-column", "when",
         "--time-unit", "ms", "--format", "csv", "--delimiter", ",", "--id-type", "string",
-        "--weight-from-rating", "gain", "--duplicates", "last", "--k-core", 2, "--item-core", 3, "--reject-limit", 0.1, "--split", "leave-last",
+        "--weight-from-rating", "gain", "--duplicates", "last", "--k-core", 2, "--item-core", 3,
+        "--reject-limit", 0.1, "--split", "leave-last",
         "--n-test", 2, "--n-validation", 1, "--seed", 9, "--shards", 3,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
