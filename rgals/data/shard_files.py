@@ -256,7 +256,8 @@ def _divide(spool: EntrySpool, side: Side, starts: Offsets, scratch: Path) -> li
     pieces = [EntrySpool(scratch / f"{side}-{index:06d}.bin", spool.dtype) for index in range(starts.size)]
     for records in spool.chunks():
         target = np.searchsorted(starts, records[side], side="right") - 1
-        order = np.argsort(target, kind="stable")
+        # NumPy sorts 16-bit numbers by radix, several times faster than wider ones.
+        order = np.argsort(target.astype(np.uint16) if starts.size <= 1 << 16 else target, kind="stable")
         ordered = records[order]
         stops = np.cumsum(np.bincount(target, minlength=starts.size))
         begin = 0
