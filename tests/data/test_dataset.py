@@ -224,6 +224,27 @@ def test_the_files_are_plain_parquet_for_other_tools(dataset):
     assert pq.read_table(folder / "item_ids.parquet").column_names == ["id"]
 
 
+def test_the_documented_way_without_rgals_gives_the_ids_of_every_interaction(tmp_path):
+    entries = make_entries()
+    write(tmp_path / "dataset", entries, n_shards=2)
+    table = pq.read_table(tmp_path / "dataset" / "by_user")
+    user_ids = pq.read_table(tmp_path / "dataset" / "user_ids.parquet")["id"]
+    item_ids = pq.read_table(tmp_path / "dataset" / "item_ids.parquet")["id"]
+    found = set(
+        zip(
+            user_ids.take(table["user_row"]).to_pylist(),
+            item_ids.take(table["item_row"]).to_pylist(),
+            table["weight"].to_pylist(),
+            strict=True,
+        )
+    )
+    mine = np.flatnonzero(entries["part"] == 0)
+    assert len(found) == mine.size
+    assert found == {
+        (3 * int(entries["user"][at]), f"i{entries['item'][at]:06d}", float(entries["weight"][at])) for at in mine
+    }
+
+
 def test_row_groups_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(shard_files, "_ROW_GROUP_ROWS", 64)
     dataset = write(tmp_path / "dataset", make_entries(), n_shards=1)
