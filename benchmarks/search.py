@@ -29,7 +29,7 @@ EXPONENTS = {"beta": (-0.2, 0.8), "user_exponent": (-1.0, 0.3), "item_exponent":
 IALS_REG = (1e-5, 1.0)
 
 
-def draw(rng: np.random.Generator, name: str, is_free: bool, best: Loss | None) -> Loss:
+def draw(rng: np.random.Generator, name: str, is_free: bool, best: Loss | None, step: float) -> Loss:
     """Draw a trial: uniform over the space, or a step from the best so far."""
     space = {**SPACE, **({"reg": IALS_REG} if name == "ials" else {})}
     values: dict[str, float] = {}
@@ -37,13 +37,15 @@ def draw(rng: np.random.Generator, name: str, is_free: bool, best: Loss | None) 
         if best is None:
             values[key] = math.exp(rng.uniform(math.log(low), math.log(high)))
         else:
-            values[key] = getattr(best, key) * math.exp(rng.normal() * 0.3)
-    values["nu"] = float(rng.choice([1.0, 1.0, 0.75, 0.5, 0.25])) if best is None else best.nu + rng.normal() * 0.08
+            values[key] = getattr(best, key) * math.exp(rng.normal() * 0.3 * step)
+    values["nu"] = (
+        float(rng.choice([1.0, 1.0, 0.75, 0.5, 0.25])) if best is None else best.nu + rng.normal() * 0.08 * step
+    )
     for key, (low, high) in EXPONENTS.items():
         if not is_free:
             values[key] = 0.0
         else:
-            values[key] = rng.uniform(low, high) if best is None else getattr(best, key) + rng.normal() * 0.07
+            values[key] = rng.uniform(low, high) if best is None else getattr(best, key) + rng.normal() * 0.07 * step
     return Loss(name, **values)
 
 
@@ -92,6 +94,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--start", default=None, help="JSON of a loss to begin around")
+    parser.add_argument("--step", type=float, default=1.0, help="multiplies the steps around the best")
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
     dataset, rng = Dataset.open(args.dataset), np.random.default_rng(args.seed)
@@ -102,7 +105,9 @@ def main() -> None:
         around = None if is_random else (Loss(**best["loss"]) if best else centre)
         try:
             result = run_trial(
-                dataset, centre if centre and trial == 0 else draw(rng, args.loss, args.weights == "free", around), args
+                dataset,
+                centre if centre and trial == 0 else draw(rng, args.loss, args.weights == "free", around, args.step),
+                args,
             )
         except NumericalError as error:
             print(f"trial {trial}: {error}")
