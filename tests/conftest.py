@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A kernel is compiled on its first call, which may be the first example of a test.
+settings.register_profile("rgals", deadline=None)
+settings.load_profile("rgals")
 
 VARIABLE = "RGALS_TEST_DATA"
 EXPECTED_FILES = ("gowalla/train.parquet", "gowalla/test.parquet", "ml-latest-small/ratings.csv")
