@@ -117,6 +117,15 @@ def test_the_own_row_is_first_even_before_exact_twins():
     assert (scores <= 1).all()
 
 
+def test_cosines_stay_within_one_where_products_round_above(graded):
+    model = RankingALS(n_factors=7, random_state=0, n_sweeps=1).fit(graded, show_progress=False)
+    half = np.random.default_rng(0).normal(size=(200, 7)).astype(np.float32)
+    model.item_factors = np.vstack([half, 3 * half])
+    _, scores = model.similar_items(np.arange(200), N=2)
+    np.testing.assert_allclose(scores, 1, atol=1e-5)
+    assert (scores <= 1).all()
+
+
 def test_a_row_of_zeros_is_nobodys_neighbor_and_has_none(checkerboard):
     holes = checkerboard.tolil()
     holes[[13, 39]] = 0
