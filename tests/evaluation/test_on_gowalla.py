@@ -1,5 +1,6 @@
 """Full rankings of a real catalog: 29,858 users by 40,981 items."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def test_the_counts_are_those_of_the_published_split(evaluation: Evaluation) -> 
 
 def test_factors_rank_above_popularity_and_popularity_above_chance_beyond_the_intervals(evaluation: Evaluation) -> None:
     ndcg = [section.metrics["ndcg@20"] for section in evaluation.report.models]
-    for better, worse in zip(ndcg, ndcg[1:], strict=False):
+    for better, worse in itertools.pairwise(ndcg):
         assert better.ci_low is not None
         assert worse.ci_high is not None
         assert better.ci_low > worse.ci_high
@@ -77,6 +78,7 @@ def test_popularity_concentrates_on_few_items_and_chance_does_not(evaluation: Ev
     _, popularity, chance = (section.metrics for section in evaluation.report.models)
     assert popularity["coverage@20"].mean is not None
     assert chance["coverage@20"].mean is not None
-    assert popularity["coverage@20"].mean < 0.01 < 0.3 < chance["coverage@20"].mean
+    assert popularity["coverage@20"].mean < 0.01
+    assert chance["coverage@20"].mean > 0.3
     assert popularity["gini@20"].mean is not None
     assert popularity["gini@20"].mean > 0.99
