@@ -1,10 +1,12 @@
 """``rgals train``: factors from a dataset, written as a model."""
 
 import json
+import shlex
 import sys
 import tomllib
 from contextlib import ExitStack
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -55,7 +57,10 @@ def train(
     output: Annotated[str, typer.Option("--output", "-o", metavar="MODEL", help="Folder of the new model.")],
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Training options as .json or .toml; options given here go before it."),
+        typer.Option(
+            metavar="FILE",
+            help="Training options as .json or .toml, or a model's config.json; options given here go before it.",
+        ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads to use.", show_default="every processor")] = None,
     warm_start: Annotated[
@@ -94,7 +99,14 @@ def train(
     lineage = {
         "dataset": dataset,
         "dataset_fingerprint": opened.fingerprint,
+        "dataset_counts": {
+            "users": opened.n_users,
+            "items": opened.n_items,
+            "interactions": opened.n_interactions,
+        },
         "rgals_version": rgals.__version__,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["rgals", *sys.argv[1:]]),
         "warm_start": warm_start,
     }
     model = _write(output, opened, settings, result, lineage, executor.n_threads, overwrite)
@@ -125,7 +137,9 @@ def _read_options(path: Path | None) -> dict[str, Any]:
         raise InputError(f"--config {path}: not valid {path.suffix[1:].upper()} ({error}); correct it") from error
     if not isinstance(found, dict):
         raise InputError(f"--config {path}: expected an object of options, found {type(found).__name__}")
-    return found
+    # The config.json of a model keeps the options of its training under this name.
+    training = found.get("training", found)
+    return training if isinstance(training, dict) else found
 
 
 def _train(

@@ -84,7 +84,7 @@ def _read_contents(folder: Folder, manifest: dict[str, Any]) -> ModelContents:
             eigenvalues=_read(folder, layout.FOLD_IN_EIGENVALUES, np.float64, (n_factors,)),
             linear=_read(folder, layout.FOLD_IN_LINEAR, np.float64, (n_factors,)),
         ),
-        config=config,
+        config=config["training"],
         metrics=_read_json(folder, layout.METRICS),
         lineage=_read_json(folder, layout.LINEAGE),
         factor_checksum=str(manifest["factor_sha256"]),

@@ -87,7 +87,11 @@ def write_model(
     _check_finite("user_factors", user_factors, loss)
     _check_finite("item_factors", item_factors, loss)
     records = {
-        layout.CONFIG: {**config, "loss": dataclasses.asdict(loss), "weight_scale": float(weight_scale)},
+        layout.CONFIG: {
+            "loss": dataclasses.asdict(loss),
+            "weight_scale": float(weight_scale),
+            "training": dict(config),
+        },
         layout.METRICS: dict(metrics),
         layout.LINEAGE: dict(lineage),
     }

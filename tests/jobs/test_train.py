@@ -142,6 +142,14 @@ def test_options_come_from_a_file_and_the_command_line_goes_before_it(dataset, t
     assert (model.loss.name, model.loss.alpha, model.config["patience"]) == ("rgx", 0.5, 3)
 
 
+def test_the_config_of_a_model_trains_the_same_model_again(dataset, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    run_train(dataset, "--output", first, *SMALL, "--loss", "rgx", "--seed", "9")
+    run_train(dataset, "--output", second, "--config", first / "config.json")
+    assert Model.open(second).factor_checksum == Model.open(first).factor_checksum
+    assert Model.open(second).config == Model.open(first).config
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
