@@ -254,20 +254,21 @@ def test_row_groups_are_bounded(tmp_path, monkeypatch):
 
 
 def test_a_sort_holds_no_more_than_its_limit_unless_one_row_does(tmp_path, monkeypatch):
-    degrees = np.array([3, 0, 4, 50, 1, 1, 1], dtype=np.int64)
-    users = np.repeat(np.arange(7), degrees)
+    degrees = np.array([3, 0, 4, 1, 50, 1, 1, 1], dtype=np.int64)
+    users = np.repeat(np.arange(8), degrees)
     items = np.concatenate([np.arange(count) for count in degrees])
     spool = shard_files.EntrySpool(tmp_path / "all.bin", shard_files.entry_dtype(has_times=False))
     records = np.zeros(users.size, dtype=spool.dtype)
     records["user"], records["item"] = users, items
     spool.append(records[::-1])
     monkeypatch.setattr(shard_files, "SORT_INTERACTIONS", 7)
-    ranges = list(shard_files.sorted_ranges(spool, "user", degrees, [0, 5, 7], tmp_path))
+    ranges = list(shard_files.sorted_ranges(spool, "user", degrees, [0, 6, 8], tmp_path))
     assert [(owner, found["user"].tolist()) for owner, found in ranges] == [
         (0, [0, 0, 0, 2, 2, 2, 2]),
-        (0, [3] * 50),
-        (0, [4]),
-        (1, [5, 6]),
+        (0, [3]),
+        (0, [4] * 50),
+        (0, [5]),
+        (1, [6, 7]),
     ]
     assert np.concatenate([found for _, found in ranges])["item"].tolist() == items.tolist()
     assert [path.name for path in tmp_path.iterdir()] == ["all.bin"]

@@ -181,6 +181,16 @@ def test_fractions_of_users_are_met_on_average_and_validation_does_not_move_test
     assert ((alone == TEST) == (parts == TEST)).all()
 
 
+def test_the_seed_chooses_the_held_out_users_and_items_do_not():
+    rule = SplitRule(kind="held-out-users", test_users=0.3)
+    users, parts = split(rule, [2] * 500)
+    is_held_out = per_user(users, parts, TRAIN, 500) == 0
+    others = split(rule, [2] * 500, seed=1)[1]
+    assert (is_held_out != (per_user(users, others, TRAIN, 500) == 0)).mean() > 0.2
+    longer_users, longer = split(rule, [9] * 500)
+    assert (is_held_out == (per_user(longer_users, longer, TRAIN, 500) == 0)).all()
+
+
 @pytest.mark.parametrize(("n_test", "n_validation"), [(7, 0), (7, 5), (1, 98)])
 def test_numbers_of_users_are_met_exactly(n_test, n_validation):
     rule = SplitRule(kind="held-out-users", test_users=n_test, validation_users=n_validation)
