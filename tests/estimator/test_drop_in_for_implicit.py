@@ -5,7 +5,6 @@ import pickle
 import numpy as np
 import pytest
 import scipy.sparse
-from conftest import make_checkerboard
 from implicit.cpu.als import AlternatingLeastSquares
 from implicit.evaluation import ndcg_at_k, precision_at_k
 from implicit.utils import ParameterWarning
@@ -13,6 +12,7 @@ from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
 from rgals import RankingALS
+from tests.estimator.matrices import make_checkerboard
 
 NO_SCORE = np.finfo(np.float32).min
 SIZE = 50

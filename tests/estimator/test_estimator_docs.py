@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_graded
 from implicit.als import AlternatingLeastSquares
 
 import rgals.estimator
 from rgals import RankingALS
+from tests.estimator.matrices import make_graded
 
 PAGE = (Path(__file__).parents[2] / "docs" / "estimator.md").read_text()
 

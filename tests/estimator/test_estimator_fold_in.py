@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import scipy.sparse
-from conftest import make_graded
 from scipy.sparse import csr_matrix
 
 from rgals import RankingALS
 from rgals.errors import InputError, NumericalError
+from tests.estimator.matrices import make_graded
 
 
 def scores_of(model):

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from conftest import make_checkerboard
 from scipy.sparse import csr_array, csr_matrix
 
 from rgals import RankingALS
 from rgals.errors import InputError, UnknownIdError
+from tests.estimator.matrices import make_checkerboard
 
 NO_SCORE = np.finfo(np.float32).min
 
