@@ -39,8 +39,8 @@ def evaluate(
     ],
     k: Annotated[str, typer.Option("--k", "-k", metavar="K,K,...", help="Lengths of the ranked lists.")] = "10,20,100",
     baselines: Annotated[
-        str, typer.Option(metavar="NAME,...", help="Fit and evaluate these too: popularity, random, ials.")
-    ] = "",
+        str, typer.Option(metavar="NAME,...", help="Fit and evaluate these too: popularity, random, ials; or none.")
+    ] = "popularity,ials",
     part: Annotated[str, typer.Option(help="The held-out part: 'test' or 'validation'.")] = "test",
     gains: Annotated[
         str, typer.Option(help="What a relevant item is worth in NDCG: 'binary' 1, 'graded' its weight.")
@@ -49,6 +49,9 @@ def evaluate(
         bool,
         typer.Option("--rank-validation", help="Let a user's validation items appear in the lists judged on test."),
     ] = False,
+    cold_users: Annotated[
+        str, typer.Option(help="What users without factors get: 'popular' items, as when serving, or 'miss'.")
+    ] = "popular",
     bootstrap: Annotated[int, typer.Option(metavar="N", help="Bootstrap resamples; 0 for no intervals.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap and of the baselines.")] = 0,
     name: Annotated[
@@ -71,7 +74,7 @@ def evaluate(
     The report holds means with bootstrap intervals; docs/metrics.md and docs/report-schema.md explain it.
     """
     path = check_report_path(output, overwrite)
-    options = _read_options(k, part, gains, not rank_validation, bootstrap, seed)
+    options = _read_options(k, part, gains, not rank_validation, cold_users, bootstrap, seed)
     if threads is not None and threads < 1:
         raise InputError(f"--threads: expected at least 1, found {threads}; leave it out to use every processor")
     wanted = _read_baselines(baselines)
@@ -95,7 +98,7 @@ def evaluate(
 
 
 def _read_options(
-    k: str, part: str, gains: str, filter_validation: bool, n_resamples: int, seed: int
+    k: str, part: str, gains: str, filter_validation: bool, cold_users: str, n_resamples: int, seed: int
 ) -> EvaluationOptions:
     try:
         cutoffs = [int(text) for text in k.split(",")]
@@ -108,12 +111,13 @@ def _read_options(
                 "part": part,
                 "gains": gains,
                 "filter_validation": filter_validation,
+                "cold_users": cold_users,
                 "n_resamples": n_resamples,
                 "seed": seed,
             }
         )
     except ValidationError as error:
-        flags = {"cutoffs": "--k", "n_resamples": "--bootstrap"}
+        flags = {"cutoffs": "--k", "n_resamples": "--bootstrap", "cold_users": "--cold-users"}
         raise InputError(_first_problem(error, flags)) from error
 
 
@@ -136,6 +140,8 @@ def _first_problem(error: ValidationError, flags: dict[str, str]) -> str:
 
 def _read_baselines(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
+    if names == ["none"]:
+        return []
     unknown = [name for name in names if name not in _BASELINES]
     if unknown:
         raise InputError(f"--baselines: expected some of {', '.join(_BASELINES)}, found {unknown[0]!r}")
@@ -197,7 +203,8 @@ def _print_summary(report: Report) -> None:
     _print_comparisons(report, console)
     for model in report.models:
         if model.n_users_unranked:
-            typer.echo(f"{model.name}: no factors for {model.n_users_unranked:,} users; they count as misses", err=True)
+            what = "get the most popular items" if protocol.cold_users == "popular" else "count as misses"
+            typer.echo(f"{model.name}: no factors for {model.n_users_unranked:,} users; they {what}", err=True)
         for note in model.notes:
             typer.echo(f"rgals: warning: {model.name}: {note}", err=True)
 

@@ -148,13 +148,16 @@ class Folder:
     def open_output(self, name: str) -> "pa.NativeFile":
         """Open a file for writing, creating the folders above it."""
         path = self.file_path(name)
-        if self.local_path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return self.filesystem.open_output_stream(path)
+        try:
+            return self.filesystem.open_output_stream(path)
+        except FileNotFoundError:
+            # Object stores have no folders to create; local disks and HDFS do.
+            self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+            return self.filesystem.open_output_stream(path)
 
     def remove(self) -> None:
         """Remove the folder and all below it; no error when it is not there."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             self.filesystem.delete_dir(self.path)
 
     def sha256(self, name: str) -> str:
@@ -180,9 +183,9 @@ def check_output(location: "str | Path | Folder", overwrite: bool) -> Folder:
     folder = Folder.at(location)
     if not folder.exists():
         return folder
-    names = folder.file_names()
-    if folder.local_path is not None and not folder.local_path.is_dir():
+    if folder.filesystem.get_file_info(folder.path).type == pafs.FileType.File:
         raise OutputExistsError(f"{folder}: a file is in the way; choose another output")
+    names = folder.file_names()
     if names and not overwrite:
         raise OutputExistsError(f"{folder}: exists already; choose another output or pass --overwrite")
     if names and MANIFEST_NAME not in names:
@@ -199,7 +202,8 @@ def new_folder(location: "str | Path | Folder", *, overwrite: bool = False) -> I
 
     Yields a staging folder to write into (the last thing written is the manifest, by
     `write_manifest`). On a normal exit it is synced and takes its final name; on any exception it is
-    removed and what stood under the name before is untouched.
+    removed and what stood under the name before is untouched. On a filesystem that is not the local
+    disk, an old folder that may be replaced is removed before the new one is written.
 
     Parameters
     ----------

@@ -104,7 +104,7 @@ def evaluate(
     -------
     Evaluation
         Users without held-out items are left out and counted. A user whom a model has no factors for
-        (all of them zero) gets an empty list from it, which counts as a miss.
+        (all of them zero) gets what ``cold_users`` says, and is counted.
 
     Raises
     ------
@@ -183,12 +183,16 @@ def measure(
             factors = model.user_factors_of(users.user_rows[start:stop])
         else:
             factors = model.fold_in(users.fold_in.row_slice(start, stop), n_threads)
-        seen = users.seen.row_slice(start, stop)
-        ranked = top_k(
-            factors, model.item_factors, k_max, seen=seen, is_allowed=model.is_known_item, n_threads=n_threads
-        ).items
+        seen, allowed = users.seen.row_slice(start, stop), model.is_known_item
+        ranked = top_k(factors, model.item_factors, k_max, seen=seen, is_allowed=allowed, n_threads=n_threads).items
         is_ranked[start:stop] = factors.any(axis=1)
-        ranked[~is_ranked[start:stop]] = -1
+        cold = np.flatnonzero(~is_ranked[start:stop])
+        ranked[cold] = -1
+        if cold.size and options.cold_users == "popular":
+            ones = np.ones((cold.size, 1), dtype=np.float32)
+            ranked[cold] = top_k(
+                ones, users.popularity, k_max, seen=seen.take(cold), is_allowed=allowed, n_threads=n_threads
+            ).items
         held_out = users.held_out.row_slice(start, stop)
         for key, block in ranking_metrics(ranked, held_out, options.cutoffs, options.gains).items():
             by_user[key][start:stop] = block
@@ -275,6 +279,7 @@ def _describe_protocol(users: EvaluatedUsers, options: EvaluationOptions) -> Pro
         gains=options.gains,
         seen_parts=list(users.seen_parts),
         n_users_evaluated=users.n_users,
+        cold_users=options.cold_users,
         n_users_without_held_out=users.n_without_held_out,
         n_users_without_history=users.n_without_history,
         n_held_out_seen=users.n_held_out_seen,

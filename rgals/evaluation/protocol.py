@@ -13,7 +13,7 @@ from rgals.names import BoolArray, Factors, Offsets, Part
 from rgals.numerics.ranking import Gains
 from rgals.numerics.sparse import InteractionRows
 
-__all__ = ["EvaluatedUsers", "EvaluationOptions", "Generalization", "HeldOutPart", "ScoringModel"]
+__all__ = ["ColdUsers", "EvaluatedUsers", "EvaluationOptions", "Generalization", "HeldOutPart", "ScoringModel"]
 
 HeldOutPart = Literal["test", "validation"]
 """A part whose interactions are the truth."""
@@ -22,6 +22,10 @@ Generalization = Literal["weak", "strong"]
 """Weak: users of the training. Strong: users that it never saw, folded in from a part of their interactions."""
 
 _FOLD_IN_PARTS: dict[HeldOutPart, Part] = {"test": "test_fold_in", "validation": "validation_fold_in"}
+
+
+ColdUsers = Literal["popular", "miss"]
+"""What a user without factors gets: the most popular items, as when serving, or an empty list."""
 
 
 class ScoringModel(Protocol):
@@ -79,6 +83,9 @@ class EvaluationOptions(BaseModel):
     """What a relevant item is worth in NDCG: 1, or its held-out weight."""
     filter_validation: bool = True
     """Whether a user's validation items are left out of the lists when the test part is evaluated."""
+    cold_users: ColdUsers = "popular"
+    """What users get whom a model has no factors for: the list of the most popular items that serving gives
+    them, the same for every model, or an empty list, which counts as a miss."""
     n_resamples: int = Field(default=1000, ge=0)
     """Bootstrap resamples; 0 for no intervals."""
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -110,6 +117,8 @@ class EvaluatedUsers:
         What never appears in their lists.
     fold_in : InteractionRows of shape (n_users, n_items) or None
         What their factors are solved from, under strong generalization.
+    popularity : float32 array of shape (n_items, 1)
+        Training interactions of each item, as the item factors of a model of one factor.
     seen_parts : tuple of str
         The parts that ``seen`` comes from.
     n_without_held_out : int
@@ -121,6 +130,7 @@ class EvaluatedUsers:
     held_out: InteractionRows
     seen: InteractionRows
     fold_in: InteractionRows | None
+    popularity: Factors
     seen_parts: tuple[Part, ...]
     n_without_held_out: int
 
@@ -143,6 +153,8 @@ class EvaluatedUsers:
             raise InputError(
                 f"{dataset.location}: the part {part!r} has no interactions; ingest with a split that fills it"
             )
+        train = dataset.read_part("train")
+        popularity = np.bincount(train.columns, minlength=dataset.n_items).astype(np.float32)[:, None]
         fold_in_part = _FOLD_IN_PARTS[part]
         if dataset.has_part(fold_in_part):
             every_fold_in = dataset.read_part(fold_in_part)
@@ -154,14 +166,16 @@ class EvaluatedUsers:
                 held_out.take(user_rows),
                 fold_in,
                 fold_in,
+                popularity,
                 (fold_in_part,),
                 n_population - user_rows.size,
             )
-        seen = dataset.read_part("train").take(user_rows)
+        seen = train.take(user_rows)
         parts: tuple[Part, ...] = ("train",)
         if part == "test" and filter_validation and dataset.has_part("validation"):
             seen, parts = unite(seen, dataset.read_part("validation").take(user_rows)), ("train", "validation")
-        return cls("weak", user_rows, held_out.take(user_rows), seen, None, parts, dataset.n_users - user_rows.size)
+        n_left_out = dataset.n_users - user_rows.size
+        return cls("weak", user_rows, held_out.take(user_rows), seen, None, popularity, parts, n_left_out)
 
     @property
     def n_users(self) -> int:

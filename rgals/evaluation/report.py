@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from rgals.data.storage import replace_file, resolve_location
 from rgals.errors import DataError, FormatVersionError, InputError, OutputExistsError
+from rgals.evaluation.protocol import ColdUsers
 from rgals.names import Part
 from rgals.numerics.ranking import Gains
 
@@ -70,7 +71,7 @@ class ModelSection(_Section):
     evaluate_s: Number
     """Seconds of ranking and measuring, without the bootstrap."""
     n_users_unranked: int = Field(ge=0)
-    """Evaluated users whom the model has no factors for; their lists are empty and count as misses."""
+    """Evaluated users whom the model has no factors for; ``protocol.cold_users`` says what they got."""
     n_items_unranked: int = Field(ge=0)
     """Items that the model does not hold; they are in no list, and count as misses where held out."""
     options: dict[str, Any]
@@ -152,6 +153,8 @@ class ProtocolSection(_Section):
     """Gains of NDCG."""
     seen_parts: list[Part]
     """Parts whose items are left out of a user's list."""
+    cold_users: ColdUsers
+    """What users get whom a model has no factors for: popular items, or an empty list."""
     n_users_evaluated: int
     """Users with at least one held-out item; all means are over them."""
     n_users_without_held_out: int

@@ -148,19 +148,21 @@ class InteractionRows:
         Raises
         ------
         InputError
-            If an entry is negative, NaN or infinite, or ``matrix`` is not sparse.
+            If an entry is negative, NaN, infinite or outside the range of float32, or ``matrix`` is not sparse.
         """
         if not scipy.sparse.issparse(matrix):
             raise InputError(
                 f"expected a scipy sparse matrix of users by items, found {type(matrix).__name__}; "
                 "convert with scipy.sparse.csr_array(...)"
             )
-        csr = scipy.sparse.csr_array(matrix, copy=True)
+        # Summing duplicates in a small integer type could overflow.
+        csr = scipy.sparse.csr_array(matrix, dtype=np.float64, copy=True)
         csr.sum_duplicates()
         csr.eliminate_zeros()
         csr.sort_indices()
-        values = csr.data.astype(np.float32)
-        is_bad = ~np.isfinite(values) | (values < 0)
+        with np.errstate(over="ignore"):
+            values = csr.data.astype(np.float32)
+        is_bad = ~np.isfinite(values) | (values <= 0)
         if is_bad.any():
             position = int(np.flatnonzero(is_bad)[0])
             row = int(np.searchsorted(csr.indptr, position, side="right")) - 1

@@ -3,7 +3,9 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import cache
+from threading import Lock
 from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
@@ -30,6 +32,34 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+class _SingleBlasThread:
+    """Limits BLAS to one thread while anybody is inside; the last to leave restores the old limit.
+
+    The limit belongs to the process. Were each caller to restore what it found, two that overlap could
+    leave BLAS limited for good, or unlimited for the one that is still at work.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._n_inside = 0
+        self._limits = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._n_inside == 0:
+                self._limits.enter_context(_blas().limit(limits=1, user_api="blas"))
+            self._n_inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            if self._n_inside == 0:
+                self._limits.close()
+
+
+_ONE_BLAS_THREAD = _SingleBlasThread()
+
+
 def run_blocks(function: Callable[[Block], Result], blocks: Sequence[Block], n_threads: int) -> list[Result]:
     """Run ``function`` on every block, taken by the next free thread, each with one BLAS thread.
 
@@ -52,7 +82,7 @@ def run_blocks(function: Callable[[Block], Result], blocks: Sequence[Block], n_t
     Nested BLAS threads oversubscribe the processors and can cost a factor of a hundred; the
     limit of one also makes each block's products independent of the number of threads.
     """
-    with _blas().limit(limits=1, user_api="blas"):
+    with _ONE_BLAS_THREAD:
         if n_threads == 1 or len(blocks) <= 1:
             return [function(block) for block in blocks]
         futures = [_pool(n_threads, os.getpid()).submit(function, block) for block in blocks]

@@ -353,3 +353,26 @@ def test_replacing_a_file_is_whole_or_not_at_all(tmp_path):
         replace_file(path, b"x" * 100_000)
     assert path.read_bytes() == b"new"
     assert [found.name for found in path.parent.iterdir()] == ["CURRENT"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_in_the_way_is_never_replaced(tmp_path, overwrite):
+    (tmp_path / "target").write_bytes(b"precious")
+    with pytest.raises(OutputExistsError, match="a file is in the way"):
+        write_folder(tmp_path / "target", overwrite=overwrite)
+    assert (tmp_path / "target").read_bytes() == b"precious"
+
+
+def test_a_file_above_the_output_is_a_data_error(tmp_path):
+    (tmp_path / "file").write_bytes(b"precious")
+    with pytest.raises(DataError, match="writing failed"):
+        write_folder(tmp_path / "file" / "target")
+    assert (tmp_path / "file").read_bytes() == b"precious"
+
+
+def test_filesystems_with_folders_but_without_rename_get_the_folders_they_need(tmp_path):
+    filesystem = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
+    with new_folder(Folder(filesystem, "deep/target")) as staged:
+        staged.write_bytes("sub/data.bin", b"content")
+        write_manifest(staged, "dataset", 1, {})
+    assert (tmp_path / "deep" / "target" / "sub" / "data.bin").read_bytes() == b"content"

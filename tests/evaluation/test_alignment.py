@@ -82,7 +82,7 @@ def test_factors_follow_their_ids_and_unknown_ids_are_counted(dataset: Dataset) 
 
 def test_unknown_users_and_items_count_as_misses_in_the_report(dataset: Dataset) -> None:
     found = align(dataset, make_ids("u", N_USERS, 2), make_ids("i", N_ITEMS, 3))
-    result = evaluate([found], dataset, EvaluationOptions(cutoffs=(9,), n_resamples=0))
+    result = evaluate([found], dataset, EvaluationOptions(cutoffs=(9,), n_resamples=0, cold_users="miss"))
     section, users = result.report.models[0], result.users
     assert section.n_items_unranked == 3
     assert section.n_users_unranked == np.count_nonzero(users.user_rows < 2)

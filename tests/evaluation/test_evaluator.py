@@ -96,12 +96,30 @@ def test_coverage_and_gini_are_those_of_all_lists_together(dataset: Dataset) -> 
     assert 0.5 < metrics["gini@5"].mean < 1
 
 
-def test_users_whom_the_model_has_no_factors_for_count_as_misses(dataset: Dataset) -> None:
+def test_users_whom_the_model_has_no_factors_for_get_popular_items(dataset: Dataset) -> None:
     model = whole_numbered(N_USERS, N_ITEMS)
-    whole = evaluate([model], dataset, OPTIONS)
+    rows = evaluate([model], dataset, OPTIONS).users.user_rows
+    model.user_factors[rows[::2]] = 0
+    popular = whole_numbered(N_USERS, N_ITEMS)
+    popular.name = "popular"
+    degrees = dataset.read_part("train").transpose().degrees
+    popular.user_factors = np.ones((N_USERS, 1), dtype=np.float32)
+    popular.item_factors = degrees.astype(np.float32)[:, None]
+    found = evaluate([model, popular], dataset, OPTIONS)
+    assert found.report.models[0].n_users_unranked == rows[::2].size
+    for key in ("ndcg@10", "recall@5"):
+        mine, theirs = (found.values[index].by_user[key] for index in (0, 1))
+        np.testing.assert_array_equal(mine[::2], theirs[::2])
+        assert not np.array_equal(mine[1::2], theirs[1::2])
+
+
+def test_users_whom_the_model_has_no_factors_for_count_as_misses_on_request(dataset: Dataset) -> None:
+    model = whole_numbered(N_USERS, N_ITEMS)
+    options = OPTIONS.model_copy(update={"cold_users": "miss"})
+    whole = evaluate([model], dataset, options)
     rows = whole.users.user_rows
     model.user_factors[rows[::2]] = 0
-    found = evaluate([model], dataset, OPTIONS)
+    found = evaluate([model], dataset, options)
     assert found.report.models[0].n_users_unranked == rows[::2].size
     assert found.report.models[0].metrics["ndcg@10"].n_users == rows.size
     values, before = found.values[0].by_user["ndcg@10"], whole.values[0].by_user["ndcg@10"]

@@ -75,6 +75,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def run(*arguments: object) -> Result:
     """Run the command in this process; its own exceptions are raised here."""
+    if "--baselines" not in arguments:
+        arguments = (*arguments, "--baselines", "none")
     found = CliRunner().invoke(app, [str(argument) for argument in arguments])
     if isinstance(found.exception, RgalsError):
         raise found.exception
@@ -84,6 +86,9 @@ def run(*arguments: object) -> Result:
 
 def test_the_report_and_the_table_hold_the_model_and_its_baselines(folders: tuple[Path, Path], tmp_path: Path) -> None:
     model, dataset = folders
+    assert "[default: popularity,ials]" in " ".join(
+        CliRunner().invoke(app, ["--help"], env={"COLUMNS": "300"}).output.split()
+    )
     output = run(
         model, "--dataset", dataset, "--k", "3,5", "--output", tmp_path / "out", "--bootstrap", 50,
         "--baselines", "popularity,ials", "--ials-alpha", 5, "--ials-factors", 2,
@@ -194,7 +199,7 @@ def test_users_without_factors_are_reported(folders: tuple[Path, Path], tmp_path
     dataset = Dataset.open(folders[1])
     zeros = np.zeros((N_USERS, 2), np.float32)
     write_parity_model(tmp_path / "m", dataset, dataset.fingerprint, user_factors=zeros)
-    found = run(tmp_path / "m", "-d", folders[1], "-o", tmp_path / "r.json", "--bootstrap", 0)
+    found = run(tmp_path / "m", "-d", folders[1], "-o", tmp_path / "r.json", "--bootstrap", 0, "--cold-users", "miss")
     section = read_report(tmp_path / "r.json").models[0]
     assert section.n_users_unranked == section.metrics["ndcg@10"].n_users
     assert section.metrics["gini@10"].mean is None
