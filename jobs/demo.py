@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.panel import Panel
@@ -61,7 +62,7 @@ def demo(
     for number, (what, command) in enumerate(steps, start=1):
         _run(ctx, console, f"{number}. {what}", command)
     trained = Model.open(model)
-    chosen = [str(trained.user_ids.ids_of([row])[0]) for row in (0, users // 2, users - 1)]
+    chosen = [str(user) for user in trained.user_ids.ids_of(np.array([0, users // 2, users - 1]))]
     named = [part for user in chosen for part in ("--user", user)]
     _run(ctx, console, f"5. {_LOOK}", ["recommend", str(model), *named, "-k", "5"])
     measured = json.loads(report.read_text())
@@ -75,7 +76,7 @@ def _run(ctx: typer.Context, console: Console, what: str, command: list[str]) ->
     console.print(f"\n[bold]{what}[/bold]")
     console.print(f"$ rgals {shlex.join(command)}", style="dim", markup=False, highlight=False, soft_wrap=True)
     parent = ctx.find_root()
-    with parent.command.make_context("rgals", command, parent=None) as inner:  # type: ignore[attr-defined]
+    with parent.command.make_context("rgals", command, parent=None) as inner:
         parent.command.invoke(inner)
 
 
