@@ -1,5 +1,6 @@
 """The progress of a training run: one live line in a terminal, plain log lines anywhere else."""
 
+import math
 import sys
 from types import TracebackType
 
@@ -69,7 +70,7 @@ class ProgressDisplay:
             rate = event.interactions_per_s / 1e6
             self._parts |= {
                 "objective": (f"objective {event.objective:.6g}",) * 2,
-                "fall": (f"fell {100 * event.fall:.3g}%", f"{-100 * event.fall:.3g}%"),
+                "fall": (f"fell {_percent(event.fall)}", f"-{_percent(event.fall)}"),
                 "seconds": (f"{event.seconds:.2f} s",) * 2,
                 "rate": (f"{rate:.2f} M interactions/s", f"{rate:.2f} M/s"),
             }
@@ -78,7 +79,11 @@ class ProgressDisplay:
             short = f"NDCG@{event.cutoff} {event.ndcg:.4f}"
             self._parts["ndcg"] = f"validation {short}{mark}", short
         elif isinstance(event, SoftmaxEvent):
-            self._parts["softmax"] = f"softmax {event.softmax:.4f}", ""
+            gap = "" if math.isnan(event.surrogate_gap) else f", surrogate {event.surrogate_gap:+.3g}"
+            self._parts["softmax"] = (
+                f"softmax {event.softmax:.4f}{gap}, {event.outside_fraction:.1%} of |s| > 1",
+                "",
+            )
         elif isinstance(event, CheckpointEvent):
             self._flush()
             self._say(f"checkpoint of sweep {event.sweep}: {event.folder}", is_detail=True)
@@ -118,3 +123,8 @@ class ProgressDisplay:
         """Print a line above the live one; details only where there is no live line."""
         if self._live is None or not is_detail:
             self._console.print(text, soft_wrap=True, markup=False)
+
+
+def _percent(fall: float) -> str:
+    """Write a relative fall; the first one starts near 0, so that its percentage says nothing."""
+    return ">99%" if fall > 0.99 else f"{100 * fall:.3g}%"

@@ -42,8 +42,8 @@ def test_a_log_has_one_plain_line_per_sweep_with_every_number():
     lines = shown(EVENTS).splitlines()
     assert lines == [
         "training rgx with 8 factors on 1,000 users, 200 items, 12,345 interactions",
-        "sweep 1/2  objective 1234.5  fell 25%  validation NDCG@20 0.1234 (best)  softmax 3.2500  0.50 s  "
-        "2.50 M interactions/s",
+        "sweep 1/2  objective 1234.5  fell 25%  validation NDCG@20 0.1234 (best)  softmax 3.2500, surrogate +0.25, "
+        "10.0% of |s| > 1  0.50 s  2.50 M interactions/s",
         "checkpoint of sweep 1: /somewhere/sweep-00001",
         "sweep 2/2  objective 1200  fell 2.8%  validation NDCG@20 0.1200  0.50 s  2.50 M interactions/s",
     ]
