@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+EVENTS := benchmarks/out/events.parquet
 
 .PHONY: install demo test check bench format lock clean
 
@@ -26,13 +27,15 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	COVERAGE_CORE=sysmon $(BIN)/python -m coverage run --data-file=.coverage.compiled -m pytest
+	$(BIN)/python -m coverage run --data-file=.coverage.compiled -m pytest
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m coverage run --data-file=.coverage.interpreted -m pytest -q tests/numerics -m "not slow and not realdata"
 	$(BIN)/python -m coverage combine --keep .coverage.compiled .coverage.interpreted
 	$(BIN)/python -m coverage report
 
 bench: install
-	$(BIN)/python benchmarks/sweep.py --help
+	test -f $(EVENTS) || $(BIN)/rgals synthesize --users 30000 --items 40000 --interactions 1000000 --id-type int64 --output $(EVENTS)
+	$(BIN)/python benchmarks/sweep.py --data $(EVENTS) --json benchmarks/out/sweep.json
+	$(BIN)/python benchmarks/recommend.py --data $(EVENTS) --json benchmarks/out/recommend.json
 
 format: install
 	$(BIN)/ruff format .

@@ -11,6 +11,7 @@
     │   └── StaleCheckpointError         it belongs to another dataset or another configuration
     ├── NumericalError (ArithmeticError) a system without a finite solution, a rising objective
     ├── UnknownIdError (LookupError)     an id that the dictionary does not hold
+    │   └── RowIndexError (IndexError)   a row number that the model does not hold
     └── MissingDependencyError           an optional package that is not installed
 
 A message says where, what was expected, what was found, and the way out. The command line prints
@@ -26,6 +27,7 @@ __all__ = [
     "NumericalError",
     "OutputExistsError",
     "RgalsError",
+    "RowIndexError",
     "StaleCheckpointError",
     "UnknownIdError",
 ]
@@ -65,6 +67,10 @@ class NumericalError(RgalsError, ArithmeticError):
 
 class UnknownIdError(RgalsError, LookupError):
     """A user or item id that the dictionary does not hold."""
+
+
+class RowIndexError(UnknownIdError, IndexError):
+    """A user or item number that the model does not hold; an `IndexError` too, as callers of implicit expect."""
 
 
 class MissingDependencyError(RgalsError, ImportError):

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from rgals.errors import InputError, UnknownIdError
+from rgals.errors import InputError, RowIndexError
 from rgals.names import BoolArray, Offsets
 from rgals.numerics.sparse import InteractionRows
 
 __all__ = [
-    "RowIndexError",
     "check_length",
     "check_shape",
     "interaction_rows",
@@ -24,10 +23,6 @@ __all__ = [
     "thread_count",
     "unique_rows",
 ]
-
-
-class RowIndexError(UnknownIdError, IndexError):
-    """A user or item number that the model does not hold; an `IndexError` too, as callers of implicit expect."""
 
 
 def interaction_rows(matrix: Any, name: str, *, converts: bool) -> InteractionRows:

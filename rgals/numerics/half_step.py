@@ -302,11 +302,13 @@ def _pack_sums(
     n_factors = factors.shape[1]
     square = n_factors * n_factors
     packed = np.empty(square + n_factors + 3, dtype=np.float64)
-    scaled = factors * np.sqrt(backgrounds).astype(np.float32)[:, None]
-    # A product of a matrix with its own transpose is symmetric and costs half.
-    packed[:square] = np.matmul(scaled.T, scaled).ravel()
-    packed[square : square + n_factors] = backgrounds @ factors
-    packed[-3] = ridges @ np.einsum("rf,rf->r", factors, factors, dtype=np.float64)
+    # Factors that overflow are reported by the solver: its objective is not finite.
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = factors * np.sqrt(backgrounds).astype(np.float32)[:, None]
+        # A product of a matrix with its own transpose is symmetric and costs half.
+        packed[:square] = np.matmul(scaled.T, scaled).ravel()
+        packed[square : square + n_factors] = backgrounds @ factors
+        packed[-3] = ridges @ np.einsum("rf,rf->r", factors, factors, dtype=np.float64)
     packed[-2], packed[-1] = before, after
     return packed
 
