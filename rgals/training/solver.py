@@ -28,6 +28,7 @@ from rgals.numerics.half_step import (
 from rgals.numerics.initial import initial_factors
 from rgals.numerics.loss import Loss
 from rgals.numerics.pairwise import BLOCK_ROWS, SumNode, collapse_nodes
+from rgals.numerics.sparse import InteractionRows
 from rgals.training.weighted_shards import SideTerms, WeightedShards
 
 __all__ = ["AlternatingSolver", "FactorState", "SweepRecord"]
@@ -160,6 +161,7 @@ class AlternatingSolver:
             "item": _SideState(state.item_factors, self._shards.terms("item")),
         }
         self._objective = float("nan")
+        self._warm_up(n_factors)
 
     @property
     def state(self) -> FactorState:
@@ -207,6 +209,17 @@ class AlternatingSolver:
         return SweepRecord(
             self._sweep, before, after_users, after_items, middle_s - start_s, time.perf_counter() - middle_s
         )
+
+    def _warm_up(self, n_factors: int) -> None:
+        """Let every worker compile or load the kernels now, so that the first sweep's seconds are a sweep's."""
+        nothing = np.zeros((1, n_factors), dtype=np.float32)
+        system = HalfStepSystem(
+            nothing, np.eye(n_factors, dtype=np.float32), nothing[0], nothing[0], self.loss, self._choice
+        )
+        tasks: list[Side] = ["user", "item"]
+        for side in tasks:
+            shared = _SharedHalfStep(side, system, self._shards)
+            list(self._executor.map_ordered(_solve_nothing, shared, [side] * self._executor.n_workers))
 
     def _run_half_step(self, side: Side) -> tuple[float, float]:
         """Solve one side; give the objective before and after."""
@@ -301,6 +314,16 @@ def _solve_shard(shared: _SharedHalfStep, task: _ShardTask, n_threads: int) -> S
         first_block=task.shard.start // BLOCK_ROWS,
         n_threads=n_threads,
     )
+
+
+def _solve_nothing(shared: _SharedHalfStep, side: Side, n_threads: int) -> None:
+    """Solve one row without entries, of the very array types that the shards have."""
+    del n_threads
+    loaded = shared.shards.load(side, 0)
+    weights = None if loaded.weights is None else loaded.weights[:0]
+    rows = InteractionRows(np.zeros(2, dtype=np.int64), loaded.columns[:0], weights, loaded.n_columns)
+    initial, ones = shared.system.fixed, np.ones(1)
+    solve_half_step(shared.system, rows, initial, ones, ones, first_block=0, n_threads=1)
 
 
 def _check_state(state: FactorState, source: InteractionSource, n_factors: int) -> None:

@@ -14,6 +14,7 @@ from rgals.data.shards import InMemoryInteractions
 from rgals.errors import InputError, NumericalError
 from rgals.execution import InProcessExecutor
 from rgals.names import Side
+from rgals.numerics import row_kernels
 from rgals.numerics.dense_twin import DenseProblem
 from rgals.numerics.loss import LOSS_NAMES, Loss
 from rgals.numerics.sparse import InteractionRows
@@ -244,3 +245,16 @@ def test_degree_weights_keep_the_total_weight() -> None:
     sums = solver._shards._sums
     assert sums["user"].sum() == pytest.approx(float(rows.weights.sum()), rel=1e-6)
     assert sums["item"].sum() == pytest.approx(sums["user"].sum(), rel=1e-9)
+
+
+@pytest.mark.parametrize("exponent", [0.0, -0.5])
+@pytest.mark.parametrize("is_read_only", [False, True])
+def test_kernels_are_compiled_before_the_first_sweep(exponent: float, is_read_only: bool) -> None:
+    rows = random_interactions(0, 20, 15, is_weighted=True)
+    assert rows.weights is not None
+    rows.columns.setflags(write=not is_read_only)
+    rows.weights.setflags(write=not is_read_only)
+    solver = make_solver(rows, Loss("rg2", 0.5, 0.1, user_exponent=exponent))
+    compiled = list(row_kernels.solve_rows.signatures)  # type: ignore[attr-defined]
+    solver.run_sweep()
+    assert row_kernels.solve_rows.signatures == compiled  # type: ignore[attr-defined]
