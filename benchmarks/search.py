@@ -25,11 +25,16 @@ from rgals.training.solver import AlternatingSolver
 SPACE = {"alpha": (0.01, 10.0), "reg": (1e-5, 0.3)}
 """Searched on a logarithmic scale."""
 EXPONENTS = {"beta": (-0.2, 0.8), "user_exponent": (-1.0, 0.3), "item_exponent": (-0.6, 0.3)}
-"""Searched on a linear scale when the weights are free; else 0, as in the paper."""
+"""Searched on a linear scale where ``--weights`` says so; else 0, as in the paper."""
+FREE: dict[str, tuple[str, ...]] = {
+    "paper": (),
+    "degrees": ("user_exponent", "item_exponent"),
+    "free": ("user_exponent", "item_exponent", "beta"),
+}
 IALS_REG = (1e-5, 1.0)
 
 
-def draw(rng: np.random.Generator, name: str, is_free: bool, best: Loss | None, step: float) -> Loss:
+def draw(rng: np.random.Generator, name: str, weights: str, best: Loss | None, step: float) -> Loss:
     """Draw a trial: uniform over the space, or a step from the best so far."""
     space = {**SPACE, **({"reg": IALS_REG} if name == "ials" else {})}
     values: dict[str, float] = {}
@@ -42,7 +47,7 @@ def draw(rng: np.random.Generator, name: str, is_free: bool, best: Loss | None, 
         float(rng.choice([1.0, 1.0, 0.75, 0.5, 0.25])) if best is None else best.nu + rng.normal() * 0.08 * step
     )
     for key, (low, high) in EXPONENTS.items():
-        if not is_free:
+        if key not in FREE[weights]:
             values[key] = 0.0
         else:
             values[key] = rng.uniform(low, high) if best is None else getattr(best, key) + rng.normal() * 0.07 * step
@@ -85,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
     parser.add_argument("--loss", choices=LOSS_NAMES, default="rg2")
-    parser.add_argument("--weights", choices=["paper", "free"], default="paper", help="search the exponents too")
+    parser.add_argument("--weights", choices=list(FREE), default="paper", help="which exponents are searched too")
     parser.add_argument("--factors", type=int, default=64)
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--sweeps", type=lambda text: [int(part) for part in text.split(",")], default=[6, 10, 16])
@@ -106,7 +111,7 @@ def main() -> None:
         try:
             result = run_trial(
                 dataset,
-                centre if centre and trial == 0 else draw(rng, args.loss, args.weights == "free", around, args.step),
+                centre if centre and trial == 0 else draw(rng, args.loss, args.weights, around, args.step),
                 args,
             )
         except NumericalError as error:
