@@ -28,9 +28,12 @@ EXPONENTS = {"beta": (-0.2, 0.8), "user_exponent": (-1.0, 0.3), "item_exponent":
 """Searched on a linear scale where ``--weights`` says so; else 0, as in the paper."""
 FREE: dict[str, tuple[str, ...]] = {
     "paper": (),
+    "normalized": (),
     "degrees": ("user_exponent", "item_exponent"),
     "free": ("user_exponent", "item_exponent", "beta"),
 }
+FIXED = {"normalized": {"user_exponent": -0.5, "item_exponent": -0.25}}
+"""Not searched: weights that fall with the degrees by fixed powers."""
 IALS_REG = (1e-5, 1.0)
 
 
@@ -48,7 +51,7 @@ def draw(rng: np.random.Generator, name: str, weights: str, best: Loss | None, s
     )
     for key, (low, high) in EXPONENTS.items():
         if key not in FREE[weights]:
-            values[key] = 0.0
+            values[key] = FIXED.get(weights, {}).get(key, 0.0)
         else:
             values[key] = rng.uniform(low, high) if best is None else getattr(best, key) + rng.normal() * 0.07 * step
     return Loss(name, **values)
