@@ -17,6 +17,7 @@ from rgals.numerics.pairwise import BLOCK_ROWS, SumNode, merge_nodes
 from rgals.numerics.row_kernels import METHOD_CG, METHOD_CHOLESKY, METHOD_EXACT, METHOD_WOODBURY, solve_rows
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.threads import run_blocks
+from rgals.numerics.vector_kernels import scale_and_sum
 
 __all__ = [
     "SOLVERS",
@@ -302,13 +303,12 @@ def _pack_sums(
     n_factors = factors.shape[1]
     square = n_factors * n_factors
     packed = np.empty(square + n_factors + 3, dtype=np.float64)
+    scaled = np.empty_like(factors)
+    packed[-3] = scale_and_sum(factors, backgrounds, ridges, scaled, packed[square : square + n_factors])
     # Factors that overflow are reported by the solver: its objective is not finite.
     with np.errstate(over="ignore", invalid="ignore"):
-        scaled = factors * np.sqrt(backgrounds).astype(np.float32)[:, None]
         # A product of a matrix with its own transpose is symmetric and costs half.
         packed[:square] = np.matmul(scaled.T, scaled).ravel()
-        packed[square : square + n_factors] = backgrounds @ factors
-        packed[-3] = ridges @ np.einsum("rf,rf->r", factors, factors, dtype=np.float64)
     packed[-2], packed[-1] = before, after
     return packed
 

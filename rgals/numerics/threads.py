@@ -2,15 +2,16 @@
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from functools import cache
+from itertools import count
 from threading import Lock
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["available_threads", "run_blocks"]
+__all__ = ["available_threads", "one_blas_thread", "run_blocks"]
 
 Block = TypeVar("Block")
 Result = TypeVar("Result")
@@ -57,7 +58,12 @@ class _SingleBlasThread:
                 self._limits.close()
 
 
-_ONE_BLAS_THREAD = _SingleBlasThread()
+one_blas_thread = _SingleBlasThread()
+"""Context in which BLAS runs on the calling thread alone, in the whole process.
+
+Not only inside blocks: a worker of BLAS that has had something to do spins for tens of milliseconds
+afterwards and takes its processor from the block that comes next.
+"""
 
 
 def run_blocks(function: Callable[[Block], Result], blocks: Sequence[Block], n_threads: int) -> list[Result]:
@@ -82,12 +88,44 @@ def run_blocks(function: Callable[[Block], Result], blocks: Sequence[Block], n_t
     Nested BLAS threads oversubscribe the processors and can cost a factor of a hundred; the
     limit of one also makes each block's products independent of the number of threads.
     """
-    with _ONE_BLAS_THREAD:
+    with one_blas_thread:
         if n_threads == 1 or len(blocks) <= 1:
             return [function(block) for block in blocks]
-        futures = [_pool(n_threads, os.getpid()).submit(function, block) for block in blocks]
+        share = _Share(function, blocks)
+        futures = [_pool(n_threads, os.getpid()).submit(share.work) for _ in range(min(n_threads, len(blocks)) - 1)]
         try:
-            return [future.result() for future in futures]
+            share.work()
         finally:
-            for future in futures:
-                future.cancel()
+            share.is_ended = True
+            wait(futures)
+        return share.collect()
+
+
+class _Share(Generic[Block, Result]):
+    """Blocks that several threads, the calling one among them, take one by one.
+
+    The threads meet only at the end: a handshake per block would cost as much as a small block.
+    """
+
+    def __init__(self, function: Callable[[Block], Result], blocks: Sequence[Block]) -> None:
+        self._function = function
+        self._blocks = blocks
+        self._next = count()
+        self._results: dict[int, Result] = {}
+        self._errors: dict[int, BaseException] = {}
+        self.is_ended = False
+
+    def work(self) -> None:
+        """Take blocks until there are none, or one has failed."""
+        while not self.is_ended and (position := next(self._next)) < len(self._blocks):
+            try:
+                self._results[position] = self._function(self._blocks[position])
+            except Exception as error:  # noqa: BLE001 - it is raised again in the calling thread
+                self._errors[position] = error
+                self.is_ended = True
+
+    def collect(self) -> list[Result]:
+        """Give the results in the order of the blocks, or raise the error of the first that failed."""
+        if self._errors:
+            raise self._errors[min(self._errors)]
+        return [self._results[position] for position in range(len(self._blocks))]

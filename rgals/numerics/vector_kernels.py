@@ -9,7 +9,7 @@ import numpy as np
 from rgals.names import Factors, Float64Array, Rows, Weights
 from rgals.numerics.compile import kernel
 
-__all__ = ["add_combination", "factorize", "load_entries", "score_entries", "substitute"]
+__all__ = ["add_combination", "factorize", "load_entries", "scale_and_sum", "score_entries", "substitute"]
 
 
 @kernel
@@ -125,3 +125,25 @@ def substitute(factor: Float64Array, size: int, vector: Float64Array) -> None:
         vector[i] = value
         for f in range(i):
             vector[f] -= row[f] * value
+
+
+@kernel
+def scale_and_sum(
+    factors: Factors, backgrounds: Float64Array, ridges: Float64Array, scaled: Factors, linear: Float64Array
+) -> float:
+    """Fill ``scaled = sqrt(w) z`` and ``linear = sum w z``; give ``sum ridge |z|^2``. Sums are in float64."""
+    n_rows, n_factors = factors.shape
+    for f in range(n_factors):
+        linear[f] = 0.0
+    norm = 0.0
+    for r in range(n_rows):
+        row, out, weight = factors[r], scaled[r], backgrounds[r]
+        root = np.float32(np.sqrt(weight))
+        square = 0.0
+        for f in range(n_factors):
+            value = row[f]
+            out[f] = root * value
+            linear[f] += weight * value
+            square += np.float64(value) * value
+        norm += ridges[r] * square
+    return norm

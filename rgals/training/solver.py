@@ -29,6 +29,7 @@ from rgals.numerics.initial import initial_factors
 from rgals.numerics.loss import Loss
 from rgals.numerics.pairwise import BLOCK_ROWS, SumNode, collapse_nodes
 from rgals.numerics.sparse import InteractionRows
+from rgals.numerics.threads import one_blas_thread
 from rgals.training.weighted_shards import SideTerms, WeightedShards
 
 __all__ = ["AlternatingSolver", "FactorState", "SweepRecord"]
@@ -201,10 +202,11 @@ class AlternatingSolver:
         NumericalError
             If a row has no finite solution; the factors are then those before the half-step.
         """
-        start_s = time.perf_counter()
-        before, after_users = self._run_half_step("user")
-        middle_s = time.perf_counter()
-        _, after_items = self._run_half_step("item")
+        with one_blas_thread:
+            start_s = time.perf_counter()
+            before, after_users = self._run_half_step("user")
+            middle_s = time.perf_counter()
+            _, after_items = self._run_half_step("item")
         self._sweep += 1
         return SweepRecord(
             self._sweep, before, after_users, after_items, middle_s - start_s, time.perf_counter() - middle_s
@@ -271,13 +273,17 @@ class AlternatingSolver:
             )
             for index, shard in enumerate(ranges)
         ]
-        factors = np.empty_like(state.factors)
+        # A single shard's result is the side; several are put together.
+        factors = np.empty_like(state.factors) if len(ranges) > 1 else state.factors
         nodes: list[SumNode] = []
         shared = _SharedHalfStep(side, system, self._shards)
         for task, result in zip(tasks, self._executor.map_ordered(_solve_shard, shared, tasks), strict=True):
             if result.n_failed:
                 self._raise_failure(side, task.shard.start + result.first_failed, result.n_failed)
-            factors[task.shard.start : task.shard.stop] = result.factors
+            if len(ranges) > 1:
+                factors[task.shard.start : task.shard.stop] = result.factors
+            else:
+                factors = result.factors
             nodes.extend(result.nodes)
         sums = SideSums.unpack(collapse_nodes(nodes), factors.shape[1])
         if not np.isfinite(sums.objective_after):
