@@ -123,7 +123,7 @@ def main() -> None:
     table = Table(
         "factors", "rgals", "implicit", "ratio", "Cholesky", "ratio", "exact", "gap",
         title=f"seconds of a sweep, {interactions.n_interactions:,} interactions, {args.threads} threads, medians",
-        caption="implicit, Cholesky: implicit's ALS by default and by Cholesky; exact: rgals without conjugate gradients; "
+        caption="implicit, Cholesky: implicit's ALS, its default and its Cholesky; exact: rgals without gradients; "
         "gap: of the objective to that of exact",
     )  # fmt: skip
     rows = []
