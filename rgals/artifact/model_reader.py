@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgals.artifact import layout
-from rgals.artifact.array_files import check_array, read_array
 from rgals.artifact.contents import ModelContents
+from rgals.data.arrays import check_array, read_array
 from rgals.data.ids import IdDictionary
 from rgals.data.storage import FileEntry, Folder, read_manifest, verify_file
 from rgals.errors import ChecksumError, DataError, InputError

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgals.artifact import layout
-from rgals.artifact.array_files import write_array
 from rgals.artifact.model import Model
+from rgals.data.arrays import write_array
 from rgals.data.ids import IdDictionary
 from rgals.data.storage import Folder, new_folder, write_manifest
 from rgals.errors import InputError, NumericalError

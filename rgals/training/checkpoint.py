@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from rgals.data.arrays import read_array, write_array
 from rgals.data.storage import FileEntry, Folder, new_folder, read_manifest, verify_file, write_manifest
 from rgals.errors import ChecksumError, DataError, OutputExistsError, StaleCheckpointError
 from rgals.names import MANIFEST_NAME, Factors
@@ -139,7 +140,7 @@ class CheckpointStore:
         payload = {"sweep": checkpoint.sweep, **asdict(self.identity)}
         with new_folder(target, overwrite=True) as staged:
             for name, array in arrays.items():
-                _write_array(staged, f"{name}.npy", array)
+                write_array(staged, f"{name}.npy", array)
             staged.write_bytes(_STATE_NAME, json.dumps(state, indent=2, allow_nan=False).encode())
             write_manifest(staged, _KIND, _FORMAT_VERSION, payload)
         for sweep in self.sweeps()[: -self.keep]:
@@ -273,14 +274,14 @@ def _read(folder: Folder, files: Mapping[str, FileEntry]) -> Checkpoint:
         verify_file(folder, name, files)
     try:
         state = json.loads(folder.read_bytes(_STATE_NAME))
-        user_factors, item_factors = (_read_array(folder, f"{side}_factors.npy") for side in ("user", "item"))
+        user_factors, item_factors = (_read_factors(folder, f"{side}_factors.npy") for side in ("user", "item"))
         best = None
         if state["best"] is not None:
             best = BestSweep(state["best"]["sweep"], state["best"]["ndcg"])
             if best.sweep == state["sweep"]:
                 best = BestSweep(best.sweep, best.ndcg, (user_factors.copy(), item_factors.copy()))
             elif "best_user_factors.npy" in files:
-                kept = (_read_array(folder, "best_user_factors.npy"), _read_array(folder, "best_item_factors.npy"))
+                kept = (_read_factors(folder, "best_user_factors.npy"), _read_factors(folder, "best_item_factors.npy"))
                 best = BestSweep(best.sweep, best.ndcg, kept)
         history = tuple(SweepSummary(**summary) for summary in state["history"])
         return Checkpoint(int(state["sweep"]), user_factors, item_factors, history, best)
@@ -288,18 +289,6 @@ def _read(folder: Folder, files: Mapping[str, FileEntry]) -> Checkpoint:
         raise DataError(f"{folder}: not a readable checkpoint ({error!r}); remove it and resume again") from error
 
 
-def _write_array(folder: Folder, name: str, array: Factors) -> None:
-    """Write an array as a NumPy file, block by block: a pyarrow stream copies what it is handed."""
-    contiguous = np.ascontiguousarray(array)
-    with folder.open_output(name) as stream:
-        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(contiguous))
-        content = contiguous.reshape(-1).view(np.uint8)
-        for start in range(0, content.size, _WRITE_BLOCK_BYTES):
-            stream.write(content[start : start + _WRITE_BLOCK_BYTES])
-
-
-def _read_array(folder: Folder, name: str) -> Factors:
-    """Read an array whole, into memory that the caller may write to."""
-    with folder.open_input(name) as stream:
-        array: Factors = np.load(stream, allow_pickle=False)
-    return array
+def _read_factors(folder: Folder, name: str) -> Factors:
+    """Read factors whole, into memory of their own: the checkpoint may be removed while they are in use."""
+    return np.array(read_array(folder, name))

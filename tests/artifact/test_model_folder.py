@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rgals.artifact import array_files, layout
+from rgals.artifact import layout
 from rgals.artifact.model import Model
 from rgals.artifact.model_writer import factor_checksum, write_model
+from rgals.data import arrays
 from rgals.data.storage import Folder, write_manifest
 from rgals.errors import (
     ChecksumError,
@@ -98,7 +99,7 @@ def test_saving_and_opening_is_the_identity(
 def test_the_arrays_of_a_local_model_are_memory_mapped_and_not_writable(tmp_path):
     model = Parts(has_weights=True).write(tmp_path / "model")
     assert model.seen.weights is not None
-    arrays = [
+    opened = [
         model.user_factors,
         model.item_factors,
         model.seen.indptr,
@@ -108,11 +109,11 @@ def test_the_arrays_of_a_local_model_are_memory_mapped_and_not_writable(tmp_path
         model.contents.fold_in_arrays.gram,
         model.contents.fold_in_arrays.linear,
     ]
-    for array in arrays:
+    for array in opened:
         assert type(array) is np.ndarray
-        assert array_files.is_memory_mapped(array)
+        assert arrays.is_memory_mapped(array)
         assert not array.flags.writeable
-    assert not array_files.is_memory_mapped(np.zeros(3))
+    assert not arrays.is_memory_mapped(np.zeros(3))
 
 
 def test_a_model_holds_no_pickle(tmp_path):
@@ -379,16 +380,16 @@ def test_an_unusable_config_is_refused(tmp_path, content, message):
 
 
 def test_large_arrays_are_written_in_pieces_without_loss(tmp_path, monkeypatch):
-    monkeypatch.setattr(array_files, "_WRITE_BLOCK_BYTES", 24)
+    monkeypatch.setattr(arrays, "_WRITE_BLOCK_BYTES", 24)
     array = np.arange(35, dtype=np.int64).reshape(5, 7)
-    array_files.write_array(Folder.at(tmp_path), "array.npy", array)
+    arrays.write_array(Folder.at(tmp_path), "array.npy", array)
     np.testing.assert_array_equal(np.load(tmp_path / "array.npy"), array)
 
 
 @pytest.mark.parametrize("array", [np.float64(2.5), np.zeros((0, 3), np.float32), np.arange(3)])
 def test_arrays_keep_their_shape_whatever_it_is(tmp_path, array):
-    array_files.write_array(Folder.at(tmp_path), "array.npy", np.asarray(array))
-    found = array_files.read_array(Folder.at(tmp_path), "array.npy")
+    arrays.write_array(Folder.at(tmp_path), "array.npy", np.asarray(array))
+    found = arrays.read_array(Folder.at(tmp_path), "array.npy")
     assert found.shape == np.shape(array)
     assert found.dtype == np.asarray(array).dtype
     np.testing.assert_array_equal(found, array)

@@ -4,9 +4,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rgals.artifact import array_files, layout, output_file
+from rgals.artifact import layout, output_file
 from rgals.artifact.batch import recommend_all
 from rgals.artifact.model import Model
+from rgals.data import arrays
 from rgals.data.storage import Folder
 from rgals.errors import ChecksumError, DataError, OutputExistsError
 from tests.artifact.model_factory import Parts, ids_of
@@ -30,7 +31,7 @@ def test_a_model_is_written_to_and_read_from_an_object_store(tmp_path):
 def test_arrays_of_an_object_store_are_in_memory_and_not_writable(tmp_path):
     model = Parts().write(remote_folder(tmp_path))
     for array in (model.user_factors, model.item_factors, model.seen.columns, model.popularity):
-        assert not array_files.is_memory_mapped(array)
+        assert not arrays.is_memory_mapped(array)
         assert not array.flags.writeable
 
 

@@ -113,7 +113,7 @@ def test_a_full_disk_is_a_data_error_and_leaves_the_older_checkpoint(tmp_path, m
     def fill_disk(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_module, "_write_array", fill_disk)
+    monkeypatch.setattr(checkpoint_module, "write_array", fill_disk)
     with pytest.raises(DataError, match="No space left"):
         store.save(state_at(2))
     assert store.sweeps() == [1]

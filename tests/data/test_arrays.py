@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rgals.artifact.array_files import check_array, is_memory_mapped, read_array, write_array
+from rgals.data.arrays import check_array, is_memory_mapped, read_array, write_array
 from rgals.data.storage import Folder
 from rgals.errors import DataError
 
