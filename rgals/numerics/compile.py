@@ -10,7 +10,7 @@ from typing import TypeVar, cast
 
 import numba
 
-__all__ = ["kernel"]
+__all__ = ["kernel", "strict_kernel"]
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -21,3 +21,8 @@ _REASSOCIATE = {"reassoc", "contract", "arcp", "nsz"}
 def kernel(function: Function) -> Function:
     """Compile ``function`` on first use, without the interpreter lock, cached on disk."""
     return cast("Function", numba.njit(nogil=True, cache=True, fastmath=_REASSOCIATE, boundscheck=False)(function))
+
+
+def strict_kernel(function: Function) -> Function:
+    """Compile ``function`` likewise, with every operation in the written order."""
+    return cast("Function", numba.njit(nogil=True, cache=True, boundscheck=False)(function))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from rgals.names import Float64Array, Offsets, Rows, Weights
-from rgals.numerics.compile import kernel
+from rgals.numerics.compile import kernel, strict_kernel
 from rgals.numerics.sparse import InteractionRows
 
 __all__ = ["row_weight_sums", "weigh_entries"]
@@ -11,7 +11,7 @@ __all__ = ["row_weight_sums", "weigh_entries"]
 _NO_WEIGHTS = np.empty(0, dtype=np.float32)
 
 
-@kernel
+@strict_kernel
 def _fill_weights(
     indptr: Offsets,
     columns: Rows,
