@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+KERNEL_TESTS := tests/numerics tests/data/test_hashing.py tests/data/test_synthesize.py
 EVENTS := benchmarks/out/events.parquet
 
 .PHONY: install demo test check bench format lock clean
@@ -28,7 +29,7 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m coverage run --data-file=.coverage.compiled -m pytest
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m coverage run --data-file=.coverage.interpreted -m pytest -q tests/numerics -m "not slow and not realdata"
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m coverage run --data-file=.coverage.interpreted -m pytest -q $(KERNEL_TESTS) -m "not slow and not realdata"
 	$(BIN)/python -m coverage combine --keep .coverage.compiled .coverage.interpreted
 	$(BIN)/python -m coverage report
 
