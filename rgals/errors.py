@@ -12,6 +12,10 @@
     ├── NumericalError (ArithmeticError) a system without a finite solution, a rising objective
     ├── UnknownIdError (LookupError)     an id that the dictionary does not hold
     │   └── RowIndexError (IndexError)   a row number that the model does not hold
+    ├── ClusterError                     a cluster that cannot be reached, or cannot do what was asked
+    │   ├── WorkerLostError              workers were lost and their tasks cannot be run elsewhere
+    │   ├── BlockLostError               the machine that held a block of data is gone
+    │   └── CapacityError                what was asked for does not fit into memory, disk or object store
     └── MissingDependencyError           an optional package that is not installed
 
 A message says where, what was expected, what was found, and the way out. The command line prints
@@ -19,7 +23,10 @@ it to standard error and exits with code 1; any other exception keeps its traceb
 """
 
 __all__ = [
+    "BlockLostError",
+    "CapacityError",
     "ChecksumError",
+    "ClusterError",
     "DataError",
     "FormatVersionError",
     "InputError",
@@ -30,6 +37,7 @@ __all__ = [
     "RowIndexError",
     "StaleCheckpointError",
     "UnknownIdError",
+    "WorkerLostError",
 ]
 
 
@@ -71,6 +79,22 @@ class UnknownIdError(RgalsError, LookupError):
 
 class RowIndexError(UnknownIdError, IndexError):
     """A user or item number that the model does not hold; an `IndexError` too, as callers of implicit expect."""
+
+
+class ClusterError(RgalsError):
+    """A cluster that cannot be reached, or cannot do what was asked of it."""
+
+
+class WorkerLostError(ClusterError):
+    """Workers were lost, and their tasks cannot be run elsewhere."""
+
+
+class BlockLostError(ClusterError):
+    """The machine that held a block of data is gone; training goes back to its last checkpoint."""
+
+
+class CapacityError(ClusterError):
+    """What was asked for does not fit into memory, disk or object store; the message says what would."""
 
 
 class MissingDependencyError(RgalsError, ImportError):

@@ -13,7 +13,7 @@ import numpy as np
 
 from rgals.data.shards import InteractionSource, ShardRange
 from rgals.errors import InputError, NumericalError
-from rgals.execution import Executor
+from rgals.execution import Executor, WorkerContext
 from rgals.names import Factors, Float64Array, Offsets, Side, other_side
 from rgals.numerics.half_step import (
     HalfStepSystem,
@@ -309,7 +309,7 @@ class AlternatingSolver:
         )
 
 
-def _solve_shard(shared: _SharedHalfStep, task: _ShardTask, n_threads: int) -> SolvedRows:
+def _solve_shard(shared: _SharedHalfStep, task: _ShardTask, context: WorkerContext) -> SolvedRows:
     """Solve one shard's rows: what a worker runs."""
     return solve_half_step(
         shared.system,
@@ -318,13 +318,13 @@ def _solve_shard(shared: _SharedHalfStep, task: _ShardTask, n_threads: int) -> S
         task.backgrounds,
         task.ridges,
         first_block=task.shard.start // BLOCK_ROWS,
-        n_threads=n_threads,
+        n_threads=context.n_threads,
     )
 
 
-def _solve_nothing(shared: _SharedHalfStep, side: Side, n_threads: int) -> None:
+def _solve_nothing(shared: _SharedHalfStep, side: Side, context: WorkerContext) -> None:
     """Solve one row without entries, of the very array types that the shards have."""
-    del n_threads
+    del context
     loaded = shared.shards.load(side, 0)
     weights = None if loaded.weights is None else loaded.weights[:0]
     rows = InteractionRows(np.zeros(2, dtype=np.int64), loaded.columns[:0], weights, loaded.n_columns)

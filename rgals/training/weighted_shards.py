@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from rgals.data.shards import InteractionSource
-from rgals.execution import Executor
+from rgals.execution import Executor, WorkerContext
 from rgals.names import Float64Array, Offsets, Side, other_side
 from rgals.numerics.loss import Loss
 from rgals.numerics.sparse import InteractionRows
@@ -119,8 +119,10 @@ class WeightedShards:
         return {**self.__dict__, "_loaded": {}}
 
 
-def _summarize_shard(shards: WeightedShards, task: tuple[Side, int], n_threads: int) -> tuple[Offsets, Float64Array]:
+def _summarize_shard(
+    shards: WeightedShards, task: tuple[Side, int], context: WorkerContext
+) -> tuple[Offsets, Float64Array]:
     """Degrees and sums of weights of one shard: what a worker runs."""
-    del n_threads
+    del context
     rows = shards.load(*task)
     return rows.degrees, row_weight_sums(rows)
