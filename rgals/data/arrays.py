@@ -1,16 +1,141 @@
-"""NumPy files in a folder: memory-mapped where the folder is local, never pickled."""
+"""NumPy files in a folder: memory-mapped where the folder is local, never pickled, written whole or by blocks."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
+from numpy.typing import DTypeLike, NDArray
 
 from rgals.data.storage import Folder
-from rgals.errors import DataError
+from rgals.errors import DataError, InputError
+from rgals.names import Factors
 
-__all__ = ["check_array", "is_memory_mapped", "read_array", "write_array"]
+__all__ = [
+    "ArrayStream",
+    "FactorBlocks",
+    "check_array",
+    "is_memory_mapped",
+    "new_array",
+    "read_array",
+    "write_array",
+]
 
 _WRITE_BLOCK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class FactorBlocks:
+    """A factor matrix that is handed over block by block, so that it need not be whole in memory.
+
+    Parameters
+    ----------
+    n_rows, n_factors : int
+        Its shape.
+    blocks : iterable of float32 arrays of shape (n_block_rows, n_factors)
+        Consecutive rows, from the first to the last; gone through once. A block may be reused or
+        dropped by whoever makes it once the next is asked for.
+    """
+
+    n_rows: int
+    n_factors: int
+    blocks: Iterable[Factors]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of factors."""
+        return self.n_rows, self.n_factors
+
+
+class ArrayStream:
+    """A NumPy file under way; made by `new_array`.
+
+    Parameters
+    ----------
+    stream : pyarrow.NativeFile
+        The open file, at its beginning.
+    path : str
+        Where it is, for messages.
+    dtype : dtype
+        Type of the numbers.
+    shape : tuple of int
+        Shape of the whole array.
+    """
+
+    def __init__(self, stream: "pa.NativeFile", path: str, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
+        self._stream, self._path = stream, path
+        self._dtype, self._shape = np.dtype(dtype), shape
+        self._n_rows = 0
+        header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows written so far."""
+        return self._n_rows
+
+    def append(self, block: NDArray[Any]) -> None:
+        """Write the next rows.
+
+        Raises
+        ------
+        InputError
+            If the block has another type or row shape than the array, or goes beyond its last row.
+        """
+        if block.dtype != self._dtype or block.shape[1:] != self._shape[1:] or block.ndim != len(self._shape):
+            raise InputError(
+                f"{self._path}: expected blocks of {self._dtype} of shape (rows{_tail(self._shape)}), "
+                f"found {block.dtype} of shape {block.shape} after row {self._n_rows}"
+            )
+        if self._n_rows + len(block) > self._shape[0]:
+            raise InputError(
+                f"{self._path}: expected {self._shape[0]} rows, found at least {self._n_rows + len(block)}; "
+                "the announced shape and the blocks must be one array's"
+            )
+        _write_numbers(self._stream, block)
+        self._n_rows += len(block)
+
+    def check_complete(self) -> None:
+        """Refuse an array with rows missing.
+
+        Raises
+        ------
+        InputError
+            If fewer rows were written than announced.
+        """
+        if self._n_rows != self._shape[0]:
+            raise InputError(
+                f"{self._path}: expected {self._shape[0]} rows, found {self._n_rows}; "
+                "the announced shape and the blocks must be one array's"
+            )
+
+
+@contextmanager
+def new_array(folder: Folder, name: str, dtype: DTypeLike, shape: tuple[int, ...]) -> Iterator[ArrayStream]:
+    """Write an array block by block; the file has the bytes that `write_array` gives the whole.
+
+    Parameters
+    ----------
+    folder : Folder
+        Where to, on any filesystem.
+    name : str
+        The file's name, with its suffix.
+    dtype : dtype
+        Type of the numbers.
+    shape : tuple of int
+        Shape of the whole array, of at least one dimension; the file begins with it.
+
+    Raises
+    ------
+    InputError
+        On a normal exit, if fewer rows were written than announced.
+    """
+    with folder.open_output(name) as stream:
+        array = ArrayStream(stream, folder.file_path(name), dtype, shape)
+        yield array
+        array.check_complete()
 
 
 def write_array(folder: Folder, name: str, array: NDArray[Any]) -> None:
@@ -28,10 +153,7 @@ def write_array(folder: Folder, name: str, array: NDArray[Any]) -> None:
     contiguous = np.asarray(array, order="C")
     with folder.open_output(name) as stream:
         np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(contiguous))
-        flat = contiguous.reshape(-1)
-        block_size = max(1, _WRITE_BLOCK_BYTES // max(1, contiguous.itemsize))
-        for start in range(0, flat.size, block_size):
-            stream.write(flat[start : start + block_size].tobytes())
+        _write_numbers(stream, contiguous)
 
 
 def read_array(folder: Folder, name: str) -> NDArray[Any]:
@@ -100,3 +222,15 @@ def is_memory_mapped(array: NDArray[Any]) -> bool:
             return True
         owner = getattr(owner, "base", None)
     return False
+
+
+def _write_numbers(stream: "pa.NativeFile", array: NDArray[Any]) -> None:
+    """Write an array's numbers in C order, with copies of bounded size."""
+    flat = np.asarray(array, order="C").reshape(-1)
+    block_size = max(1, _WRITE_BLOCK_BYTES // max(1, flat.itemsize))
+    for start in range(0, flat.size, block_size):
+        stream.write(flat[start : start + block_size].tobytes())
+
+
+def _tail(shape: tuple[int, ...]) -> str:
+    return "".join(f", {length}" for length in shape[1:])

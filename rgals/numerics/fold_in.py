@@ -4,7 +4,7 @@ The system of a row is the one of the training half-step; only the other rows ar
 this family do not enter it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +21,11 @@ from rgals.numerics.half_step import (
     sum_rows,
 )
 from rgals.numerics.loss import Loss
-from rgals.numerics.pairwise import collapse_nodes
+from rgals.numerics.pairwise import BLOCK_ROWS, SumNode, collapse_nodes, merge_nodes
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.weighting import row_weight_sums, weigh_entries
 
-__all__ = ["FoldInArrays", "RowSystem", "UserSystem", "canonical_factors", "item_system"]
+__all__ = ["FoldInArrays", "RowSystem", "UserSystem", "canonical_factors", "item_system", "user_background"]
 
 _DIAGONAL_TOLERANCE = 1e-5
 """Off-diagonal entries of B below this share of the largest one are the rounding of float32 factors."""
@@ -204,10 +204,8 @@ class UserSystem(RowSystem):
         n_threads : int
             Threads.
         """
-        prior = loss.item_prior(item_degrees)
-        sums = _sum_fixed(item_factors, prior, n_threads)
-        gram = sums.gram - np.outer(sums.linear, sums.linear) if loss.name == "rgx" else sums.gram
-        return cls.from_arrays(FoldInArrays.build(gram, sums.linear), item_factors, loss, item_degrees, weight_scale)
+        arrays = user_background([item_factors], loss, item_degrees, n_threads)
+        return cls.from_arrays(arrays, item_factors, loss, item_degrees, weight_scale)
 
     @classmethod
     def from_arrays(
@@ -259,14 +257,14 @@ def item_system(
     float64 array of shape (n_items,)
         The background weight (prior) of each item, which `RowSystem.solve` wants.
     """
-    user_background = loss.user_background(user_weight_sums)
-    sums = _sum_fixed(user_factors, user_background, 1)
+    backgrounds = loss.user_background(user_weight_sums)
+    sums = _sum_fixed([user_factors], backgrounds, 1)
     prior = loss.item_prior(item_degrees)
     linear = sums.linear
     if loss.name == "rgx":
         linear = linear - sums.gram @ (prior @ item_factors.astype(np.float64))
     arrays = FoldInArrays.build(sums.gram, linear)
-    total = float(user_background.sum())
+    total = float(backgrounds.sum())
     return RowSystem("item", user_factors, loss, user_degrees, weight_scale, arrays, total), prior
 
 
@@ -300,10 +298,55 @@ def canonical_factors(
     return rotate(user_factors, basis, n_threads), rotate(item_factors, basis, n_threads)
 
 
-def _sum_fixed(factors: Factors, backgrounds: Float64Array, n_threads: int) -> SideSums:
-    """Sum over frozen rows."""
-    contiguous = np.ascontiguousarray(factors)
-    nodes = sum_rows(contiguous, backgrounds, np.zeros(len(factors)), first_block=0, n_threads=n_threads)
+def user_background(
+    item_blocks: Iterable[Factors], loss: Loss, item_degrees: Offsets, n_threads: int = 1
+) -> FoldInArrays:
+    """Compute the background of the user half-step from the item factors, a block at a time.
+
+    Parameters
+    ----------
+    item_blocks : iterable of float32 arrays of shape (n_block_rows, n_factors)
+        Consecutive rows of the item factors; how they are cut makes no difference. Gone through once.
+    loss : Loss
+        The loss of the training.
+    item_degrees : int64 array of shape (n_items,)
+        Training interactions of each item.
+    n_threads : int
+        Threads; the result does not depend on it.
+
+    Returns
+    -------
+    FoldInArrays
+        The same bits as `UserSystem.build` gives from the whole matrix.
+    """
+    sums = _sum_fixed(item_blocks, loss.item_prior(item_degrees), n_threads)
+    gram = sums.gram - np.outer(sums.linear, sums.linear) if loss.name == "rgx" else sums.gram
+    return FoldInArrays.build(gram, sums.linear)
+
+
+def _sum_fixed(blocks: Iterable[Factors], backgrounds: Float64Array, n_threads: int) -> SideSums:
+    """Sum over frozen rows, along the tree that does not depend on how they are cut."""
+    nodes: list[SumNode] = []
+    start = n_factors = 0
+    for block in _whole_leaves(blocks):
+        stop, n_factors = start + len(block), block.shape[1]
+        part = backgrounds[start:stop]
+        nodes += sum_rows(block, part, np.zeros(len(block)), first_block=start // BLOCK_ROWS, n_threads=n_threads)
+        nodes = merge_nodes(nodes)
+        start = stop
     if not nodes:
         raise InputError("fold-in: there are no frozen factors to solve against")
-    return SideSums.unpack(collapse_nodes(nodes), factors.shape[1])
+    return SideSums.unpack(collapse_nodes(nodes), n_factors)
+
+
+def _whole_leaves(blocks: Iterable[Factors]) -> Iterator[Factors]:
+    """Cut consecutive rows anew, so that every block but the last is whole leaves of the tree of sums."""
+    rest: Factors | None = None
+    for block in blocks:
+        rows = np.ascontiguousarray(block) if rest is None else np.concatenate([rest, block])
+        n_whole = len(rows) - len(rows) % BLOCK_ROWS
+        if n_whole:
+            yield rows[:n_whole]
+        rest = rows[n_whole:].copy() if n_whole < len(rows) else None
+    if rest is not None:
+        yield rest
