@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "MANIFEST_NAME",
+    "SIDES",
     "BoolArray",
     "Factors",
     "Float64Array",
@@ -24,6 +25,9 @@ __all__ = [
 
 Side: TypeAlias = Literal["user", "item"]
 """The role that indexes the rows: user rows or item rows."""
+
+SIDES: tuple[Side, Side] = ("user", "item")
+"""Both sides, in the order in which a sweep solves them."""
 
 Part: TypeAlias = Literal["train", "validation", "test", "validation_fold_in", "test_fold_in"]
 """A part of a dataset. The fold-in parts exist only under the held-out-users split."""

@@ -268,7 +268,14 @@ def replace_file(path: Path, content: bytes) -> None:
         raise DataError(f"{path}: writing failed ({error}); free space or choose another place") from error
 
 
-def write_manifest(folder: Folder, kind: str, version: int, payload: Mapping[str, Any]) -> dict[str, FileEntry]:
+def write_manifest(
+    folder: Folder,
+    kind: str,
+    version: int,
+    payload: Mapping[str, Any],
+    *,
+    known: Mapping[str, FileEntry] | None = None,
+) -> dict[str, FileEntry]:
     """Write the table of contents of all files now in the folder, as its last file.
 
     Parameters
@@ -281,14 +288,17 @@ def write_manifest(folder: Folder, kind: str, version: int, payload: Mapping[str
         Format version of this kind.
     payload : mapping
         What else the manifest says; JSON values.
+    known : mapping or None
+        Entries of files whose size and checksum are known, so that they are not read again.
 
     Returns
     -------
     dict of str to FileEntry
         The promised size and checksum of each file.
     """
+    hashed = known or {}
     files = {
-        name: FileEntry(folder.n_bytes(name), folder.sha256(name))
+        name: hashed[name] if name in hashed else FileEntry(folder.n_bytes(name), folder.sha256(name))
         for name in folder.file_names()
         if name != MANIFEST_NAME
     }

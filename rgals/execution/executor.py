@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+from rgals.numerics.threads import available_threads
+
 __all__ = ["Block", "BlockResult", "Executor", "Prepare", "TaskFunction", "WorkerContext"]
 
 Value = TypeVar("Value")
@@ -120,6 +122,11 @@ class Executor(ABC):
     @abstractmethod
     def n_threads(self) -> int:
         """Number of threads that a task may use."""
+
+    @property
+    def caller_threads(self) -> int:
+        """Number of threads that the calling process may use while no map is under way."""
+        return available_threads()
 
     @abstractmethod
     def map_ordered(

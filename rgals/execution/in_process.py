@@ -91,6 +91,11 @@ class InProcessExecutor(Executor):
         """Threads of each task."""
         return self._context.n_threads
 
+    @property
+    def caller_threads(self) -> int:
+        """The same: it is the same process."""
+        return self._context.n_threads
+
     def map_ordered(
         self,
         function: TaskFunction[Any, Task, Result],

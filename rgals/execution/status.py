@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 __all__ = ["Authentication", "ClusterStatus", "NodeStatus"]
 
 Authentication: TypeAlias = Literal["token", "off", "refused", "unknown"]
-"""``token``: the cluster asks for a token and took ours; ``off``: it asks for none; ``refused``: it did not take ours."""
+"""``token``: it asks for a token and took ours; ``off``: it asks for none; ``refused``: it did not take ours."""
 
 
 @dataclass(frozen=True, slots=True)

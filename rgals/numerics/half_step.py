@@ -5,18 +5,18 @@ so is ``w B + ridge I`` for every row, whatever the row's weight and ridge. Both
 rotated into that basis; the scores do not change.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rgals.errors import InputError
-from rgals.names import Factors, Float64Array, Weights
+from rgals.names import Factors, Float64Array, IntArray, Rows, Weights
+from rgals.numerics.hot_rows import HotRows, HotSolution, find_hot_rows, solve_hot_rows
 from rgals.numerics.loss import Loss
 from rgals.numerics.pairwise import BLOCK_ROWS, SumNode, merge_nodes
 from rgals.numerics.row_kernels import METHOD_CG, METHOD_CHOLESKY, METHOD_EXACT, METHOD_WOODBURY, solve_rows
 from rgals.numerics.sparse import InteractionRows
-from rgals.numerics.threads import run_blocks
+from rgals.numerics.threads import one_blas_thread, run_blocks
 from rgals.numerics.vector_kernels import scale_and_sum
 
 __all__ = [
@@ -185,15 +185,15 @@ def shared_basis(background: Float64Array) -> tuple[Float64Array, Float64Array]:
     return eigenvalues, np.ascontiguousarray(basis * signs)
 
 
-def rotate(factors: Factors, basis: Factors, n_threads: int) -> Factors:
-    """Give ``factors @ basis`` as a new array, in fixed blocks of rows."""
-    out = np.empty_like(factors)
+def rotate(factors: Factors, basis: Factors, n_threads: int, *, out: Factors | None = None) -> Factors:
+    """Give ``factors @ basis`` in fixed blocks of rows, as a new array or in ``out``."""
+    rotated = np.empty_like(factors) if out is None else out
 
     def rotate_block(start: int) -> None:
-        np.matmul(factors[start : start + BLOCK_ROWS], basis, out=out[start : start + BLOCK_ROWS])
+        np.matmul(factors[start : start + BLOCK_ROWS], basis, out=rotated[start : start + BLOCK_ROWS])
 
     run_blocks(rotate_block, range(0, factors.shape[0], BLOCK_ROWS), n_threads)
-    return out
+    return rotated
 
 
 def solve_half_step(
@@ -230,44 +230,95 @@ def solve_half_step(
     """
     n_rows, n_factors = initial.shape
     factors = np.empty((n_rows, n_factors), dtype=np.float32)
-    weights = _NO_WEIGHTS if rows.weights is None else rows.weights
-    loss, status = system.loss, np.zeros(n_rows, dtype=np.int32)
-    starts = range(0, n_rows, BLOCK_ROWS)
-    nodes: list[SumNode | None] = [None] * len(starts)
+    status = np.zeros(n_rows, dtype=np.int32)
+    nodes: list[SumNode | None] = [None] * -(-n_rows // BLOCK_ROWS)
+    positions = find_hot_rows(rows.indptr)
+    hot = _solve_hot(system, rows, positions, initial, backgrounds, ridges, n_threads)
+    status[positions] = hot.status
 
     def solve_block(block: int) -> None:
         part = slice(block * BLOCK_ROWS, min((block + 1) * BLOCK_ROWS, n_rows))
         np.matmul(initial[part], system.basis, out=factors[part])
         before, after = np.empty(part.stop - part.start), np.empty(part.stop - part.start)
-        solve_rows(
-            rows.indptr[part.start : part.stop + 1],
-            rows.columns,
-            weights,
-            system.fixed,
-            system.eigenvalues,
-            system.linear,
-            backgrounds[part],
-            ridges[part],
-            loss.alpha,
-            loss.linear_from_weight,
-            loss.linear_constant,
-            _METHODS[system.choice.name],
-            system.choice.cg_steps,
-            factors[part],
-            before,
-            after,
-            status[part],
-        )
+        inside = slice(*np.searchsorted(positions, (part.start, part.stop)))
+        start = part.start
+        for row in (*positions[inside], part.stop):
+            run, inner = slice(start, row), slice(start - part.start, row - part.start)
+            _solve_run(
+                system, rows, run, backgrounds[run], ridges[run], factors[run], before[inner], after[inner], status[run]
+            )
+            start = row + 1
+        inner_hot = positions[inside] - part.start
+        factors[positions[inside]] = hot.factors[inside]
+        before[inner_hot], after[inner_hot] = hot.before[inside], hot.after[inside]
         packed = _pack_sums(factors[part], backgrounds[part], ridges[part], before.sum(), after.sum())
         nodes[block] = SumNode(0, first_block + block, packed)
 
-    run_blocks(solve_block, _heaviest_first(rows, starts), n_threads)
+    run_blocks(solve_block, _heaviest_first(rows, positions), n_threads)
     failed = np.flatnonzero(status)
     return SolvedRows(
         factors,
         merge_nodes(node for node in nodes if node is not None),
         failed.size,
         int(failed[0]) if failed.size else -1,
+    )
+
+
+def _solve_hot(
+    system: HalfStepSystem,
+    rows: InteractionRows,
+    positions: IntArray,
+    initial: Factors,
+    backgrounds: Float64Array,
+    ridges: Float64Array,
+    n_threads: int,
+) -> HotSolution:
+    """Solve the rows that one thread would work on for too long, before all others."""
+    turned = np.empty((positions.size, initial.shape[1]), dtype=np.float32)
+    with one_blas_thread:
+        for k, row in enumerate(positions):
+            # One by one: the bits of a product of several rows depend on how many they are.
+            np.matmul(initial[row], system.basis, out=turned[k])
+    weights = backgrounds[positions, None]
+    hot = HotRows(
+        rows, positions, turned, weights * system.eigenvalues + ridges[positions, None], -weights * system.linear
+    )
+    has_steps = _METHODS[system.choice.name] == METHOD_CG
+    cg_steps = system.choice.cg_steps if has_steps else None
+    return solve_hot_rows(system.fixed, hot, system.loss, cg_steps=cg_steps, n_threads=n_threads)
+
+
+def _solve_run(
+    system: HalfStepSystem,
+    rows: InteractionRows,
+    run: slice,
+    backgrounds: Float64Array,
+    ridges: Float64Array,
+    factors: Factors,
+    before: Float64Array,
+    after: Float64Array,
+    status: Rows,
+) -> None:
+    """Let the kernel solve consecutive rows of a block; every array but ``rows`` holds those rows alone."""
+    loss = system.loss
+    solve_rows(
+        rows.indptr[run.start : run.stop + 1],
+        rows.columns,
+        _NO_WEIGHTS if rows.weights is None else rows.weights,
+        system.fixed,
+        system.eigenvalues,
+        system.linear,
+        backgrounds,
+        ridges,
+        loss.alpha,
+        loss.linear_from_weight,
+        loss.linear_constant,
+        _METHODS[system.choice.name],
+        system.choice.cg_steps,
+        factors,
+        before,
+        after,
+        status,
     )
 
 
@@ -313,8 +364,9 @@ def _pack_sums(
     return packed
 
 
-def _heaviest_first(rows: InteractionRows, starts: Sequence[int]) -> list[int]:
-    """Order blocks by their interactions, so that no heavy one is begun last."""
-    edges = np.append(np.asarray(starts, dtype=np.int64), rows.n_rows)
-    counts = np.diff(rows.indptr[edges])
+def _heaviest_first(rows: InteractionRows, hot: IntArray) -> list[int]:
+    """Order blocks by the interactions of the rows that are left in them, so that no heavy one is begun last."""
+    degrees = rows.degrees
+    degrees[hot] = 0
+    counts = np.add.reduceat(degrees, np.arange(0, rows.n_rows, BLOCK_ROWS)) if rows.n_rows else degrees
     return [int(block) for block in np.argsort(-counts, kind="stable")]

@@ -14,21 +14,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from rgals.data.arrays import read_array, write_array
-from rgals.data.storage import FileEntry, Folder, new_folder, read_manifest, verify_file, write_manifest
+from rgals.data.storage import FileEntry, Folder, new_folder, read_manifest, write_manifest
 from rgals.errors import ChecksumError, DataError, OutputExistsError, StaleCheckpointError
-from rgals.names import MANIFEST_NAME, Factors
+from rgals.execution import Executor
+from rgals.names import MANIFEST_NAME, SIDES, Side
+from rgals.training.block_files import read_side, verify_files, write_side
+from rgals.training.factor_blocks import BlockState, Layout, SideFactors
 from rgals.training.history import SweepSummary
 
 __all__ = ["BestSweep", "Checkpoint", "CheckpointStore", "RunIdentity", "check_writable"]
 
 _KIND = "checkpoint"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _STATE_NAME = "state.json"
 _FOLDER_PATTERN = re.compile(r"sweep-(\d{5,})")
-_WRITE_BLOCK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +59,13 @@ class BestSweep:
         Its number.
     ndcg : float
         Its validation NDCG.
-    factors : tuple of Factors or None
-        Its user and item factors; None where nobody asked to keep them.
+    factors : BlockState or None
+        Its factors; None where nobody asked to keep them.
     """
 
     sweep: int
     ndcg: float
-    factors: tuple[Factors, Factors] | None = None
+    factors: BlockState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +74,22 @@ class Checkpoint:
 
     Parameters
     ----------
-    sweep : int
-        Sweeps done.
-    user_factors, item_factors : Factors
-        The factors after that sweep.
+    factors : BlockState
+        The factors after the last sweep, as the next one finds them.
     history : tuple of SweepSummary
         All sweeps so far.
     best : BestSweep or None
         The best validated sweep.
     """
 
-    sweep: int
-    user_factors: Factors
-    item_factors: Factors
+    factors: BlockState
     history: tuple[SweepSummary, ...]
     best: BestSweep | None
+
+    @property
+    def sweep(self) -> int:
+        """Sweeps done."""
+        return self.factors.sweep
 
 
 class CheckpointStore:
@@ -114,8 +114,15 @@ class CheckpointStore:
         """List the sweeps with a committed checkpoint, ascending."""
         return _committed_sweeps(self.folder)
 
-    def save(self, checkpoint: Checkpoint) -> Folder:
+    def save(self, checkpoint: Checkpoint, executor: Executor) -> Folder:
         """Commit a checkpoint, then remove the oldest beyond ``keep``.
+
+        Parameters
+        ----------
+        checkpoint : Checkpoint
+            What to keep.
+        executor : Executor
+            Whose workers write the blocks, side by side.
 
         Returns
         -------
@@ -126,29 +133,42 @@ class CheckpointStore:
         ------
         DataError
             If the disk is full or the place cannot be written to; older checkpoints are untouched.
+        BlockLostError
+            If factors were lost with the machine that held them; likewise.
         """
         target = self.folder.child(_folder_name(checkpoint.sweep))
         best = checkpoint.best
-        arrays = {"user_factors": checkpoint.user_factors, "item_factors": checkpoint.item_factors}
-        if best is not None and best.sweep != checkpoint.sweep and best.factors is not None:
-            arrays |= {"best_user_factors": best.factors[0], "best_item_factors": best.factors[1]}
+        parts = _parts_of(checkpoint)
         state = {
             "sweep": checkpoint.sweep,
             "history": [asdict(summary) for summary in checkpoint.history],
             "best": None if best is None else {"sweep": best.sweep, "ndcg": best.ndcg},
         }
-        payload = {"sweep": checkpoint.sweep, **asdict(self.identity)}
+        payload = {
+            "sweep": checkpoint.sweep,
+            **asdict(self.identity),
+            "n_factors": checkpoint.factors.users.n_factors,
+            "blocks": {name: [[one.start, one.stop] for one in part.ranges] for name, part in parts.items()},
+        }
         with new_folder(target, overwrite=True) as staged:
-            for name, array in arrays.items():
-                write_array(staged, f"{name}.npy", array)
+            entries: dict[str, FileEntry] = {}
+            for name, part in parts.items():
+                entries |= write_side(staged, name, part, executor)
             staged.write_bytes(_STATE_NAME, json.dumps(state, indent=2, allow_nan=False).encode())
-            write_manifest(staged, _KIND, _FORMAT_VERSION, payload)
+            write_manifest(staged, _KIND, _FORMAT_VERSION, payload, known=entries)
         for sweep in self.sweeps()[: -self.keep]:
             _remove(self.folder.child(_folder_name(sweep)))
         return target
 
-    def load_latest(self) -> Checkpoint | None:
+    def load_latest(self, executor: Executor, layouts: Mapping[Side, Layout]) -> Checkpoint | None:
         """Read the newest committed checkpoint, after comparing its identity and its checksums.
+
+        Parameters
+        ----------
+        executor : Executor
+            Whose workers read, and keep what they read.
+        layouts : mapping of Side to Layout
+            How the dataset is cut now, by side; the checkpoint may be of another cut.
 
         Returns
         -------
@@ -168,13 +188,30 @@ class CheckpointStore:
         if not sweeps:
             return None
         folder = self.folder.child(_folder_name(sweeps[-1]))
-        payload, files = read_manifest(folder, _KIND, _FORMAT_VERSION)
-        _check_identity(folder, payload, self.identity)
+        payload, files = self._read_manifest(folder)
         try:
-            return _read(folder, files)
+            verify_files(folder, files, executor)
         except ChecksumError as error:
             way_out = f"go on from sweep {sweeps[-2]}" if len(sweeps) > 1 else "begin anew"
             raise ChecksumError(f"{error}; or remove {folder} to {way_out}") from error
+        return _read(folder, payload, files, executor, layouts)
+
+    def check_latest(self) -> None:
+        """Compare the identity of the newest checkpoint with this run's, before long work begins.
+
+        Raises
+        ------
+        StaleCheckpointError
+            If it belongs to another dataset, other options or another validation sample.
+        DataError
+            If its manifest is unreadable.
+        """
+        self._read_manifest(self.folder.child(_folder_name(self.sweeps()[-1])))
+
+    def _read_manifest(self, folder: Folder) -> tuple[dict[str, Any], dict[str, FileEntry]]:
+        payload, files = read_manifest(folder, _KIND, _FORMAT_VERSION)
+        _check_identity(folder, payload, self.identity)
+        return payload, files
 
     def refuse_existing(self) -> None:
         """Raise if the folder holds checkpoints already.
@@ -269,26 +306,49 @@ def _check_identity(folder: Folder, found: Mapping[str, Any], expected: RunIdent
         )
 
 
-def _read(folder: Folder, files: Mapping[str, FileEntry]) -> Checkpoint:
-    for name in files:
-        verify_file(folder, name, files)
+def _parts_of(checkpoint: Checkpoint) -> dict[str, SideFactors]:
+    """Name what a checkpoint holds; a best sweep that is the last one is not kept twice."""
+    parts: dict[str, SideFactors] = {side: checkpoint.factors.side(side) for side in SIDES}
+    best = checkpoint.best
+    if best is not None and best.factors is not None and best.sweep != checkpoint.sweep:
+        parts |= {f"best-{side}": best.factors.side(side) for side in SIDES}
+    return parts
+
+
+def _read(
+    folder: Folder,
+    payload: Mapping[str, Any],
+    files: Mapping[str, FileEntry],
+    executor: Executor,
+    layouts: Mapping[Side, Layout],
+) -> Checkpoint:
     try:
         state = json.loads(folder.read_bytes(_STATE_NAME))
-        user_factors, item_factors = (_read_factors(folder, f"{side}_factors.npy") for side in ("user", "item"))
+
+        def read_state(sweep: int, prefix: str) -> BlockState:
+            users, items = (
+                read_side(
+                    folder,
+                    f"{prefix}{side}",
+                    files,
+                    [(int(start), int(stop)) for start, stop in payload["blocks"][f"{prefix}{side}"]],
+                    layouts[side],
+                    int(payload["n_factors"]),
+                    executor,
+                )
+                for side in SIDES
+            )
+            return BlockState(sweep, users, items)
+
+        factors = read_state(int(state["sweep"]), "")
         best = None
         if state["best"] is not None:
             best = BestSweep(state["best"]["sweep"], state["best"]["ndcg"])
-            if best.sweep == state["sweep"]:
-                best = BestSweep(best.sweep, best.ndcg, (user_factors.copy(), item_factors.copy()))
-            elif "best_user_factors.npy" in files:
-                kept = (_read_factors(folder, "best_user_factors.npy"), _read_factors(folder, "best_item_factors.npy"))
-                best = BestSweep(best.sweep, best.ndcg, kept)
+            if best.sweep == factors.sweep:
+                best = BestSweep(best.sweep, best.ndcg, factors)
+            elif "best-user" in payload["blocks"]:
+                best = BestSweep(best.sweep, best.ndcg, read_state(best.sweep, "best-"))
         history = tuple(SweepSummary(**summary) for summary in state["history"])
-        return Checkpoint(int(state["sweep"]), user_factors, item_factors, history, best)
+        return Checkpoint(factors, history, best)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: not a readable checkpoint ({error!r}); remove it and resume again") from error
-
-
-def _read_factors(folder: Folder, name: str) -> Factors:
-    """Read factors whole, into memory of their own: the checkpoint may be removed while they are in use."""
-    return np.array(read_array(folder, name))

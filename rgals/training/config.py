@@ -23,6 +23,7 @@ MUTABLE_ON_RESUME = frozenset(
         "validate_every",
         "softmax_users",
         "checkpoint_every",
+        "checkpoint_seconds",
         "keep_checkpoints",
     }
 )
@@ -77,7 +78,9 @@ class TrainingConfig(BaseModel):
     softmax_users: int = Field(default=256, ge=0)
     """Users on whom the exact softmax loss is computed; 0 switches it off."""
     checkpoint_every: int = Field(default=0, ge=0)
-    """Sweeps between two checkpoints; 0 writes one only when the run is interrupted."""
+    """Sweeps between two checkpoints; 0 leaves it to checkpoint_seconds."""
+    checkpoint_seconds: _Finite = Field(default=60.0, ge=0)
+    """Seconds of work after which the next sweep ends with a checkpoint; 0 switches that off."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints that are kept."""
 

@@ -20,6 +20,7 @@ __all__ = [
     "EventLog",
     "HalfStepEvent",
     "Listener",
+    "RecoveryEvent",
     "SoftmaxEvent",
     "StartEvent",
     "StopEvent",
@@ -68,6 +69,13 @@ class HalfStepEvent:
     """Fall of the objective in this half-step, relative to its largest absolute value in the run."""
     seconds: float
     interactions_per_s: float
+    n_workers: int
+    """Workers that took part."""
+    slowest_worker: str
+    slowest_s: float
+    """Seconds for which the slowest worker was busy."""
+    mean_s: float
+    """Mean over the workers; the closer to `slowest_s`, the better the shards are balanced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +141,18 @@ class CheckpointEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class RecoveryEvent:
+    """Factors were lost with a machine; the run goes on from an earlier sweep."""
+
+    kind: ClassVar[str] = "recovery"
+    sweep: int
+    """The sweep that the run goes on from: that of the last checkpoint, or the start."""
+    lost_sweep: int
+    """Sweeps done when the factors were lost."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopEvent:
     """The run ended."""
 
@@ -156,7 +176,14 @@ class StopEvent:
 
 
 TrainingEvent: TypeAlias = (
-    StartEvent | HalfStepEvent | SweepEvent | SoftmaxEvent | ValidationEvent | CheckpointEvent | StopEvent
+    StartEvent
+    | HalfStepEvent
+    | SweepEvent
+    | SoftmaxEvent
+    | ValidationEvent
+    | CheckpointEvent
+    | RecoveryEvent
+    | StopEvent
 )
 Listener: TypeAlias = Callable[[TrainingEvent], None]
 

@@ -17,7 +17,7 @@ from rgals.numerics.softmax import SoftmaxCheck, softmax_loss
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.topk import top_k
 from rgals.numerics.weighting import weigh_entries
-from rgals.training.solver import FactorState
+from rgals.training.factor_blocks import ReadableFactors
 
 __all__ = ["SoftmaxMonitor", "ValidationMonitor", "ValidationScore", "read_user_rows", "sample_rows"]
 
@@ -97,14 +97,14 @@ class ValidationMonitor:
         return digest.hexdigest()
 
     def measure(
-        self, state: FactorState, item_degrees: Offsets, weight_scale: float, n_threads: int
+        self, factors: ReadableFactors, item_degrees: Offsets, weight_scale: float, n_threads: int
     ) -> ValidationScore:
         """Give the mean NDCG@k, binary gains, of the present factors.
 
         Parameters
         ----------
-        state : FactorState
-            The factors; not modified.
+        factors : ReadableFactors
+            The factors; those of the items are read whole.
         item_degrees : int64 array of shape (n_items,)
             Training interactions of each item, to fold in with.
         weight_scale : float
@@ -112,12 +112,13 @@ class ValidationMonitor:
         n_threads : int
             Threads to use; the result does not depend on it.
         """
+        item_factors = factors.read_all("item")
         if self._fold_in is None:
-            user_factors = state.user_factors[self.user_rows]
+            user_factors = factors.read_rows("user", self.user_rows)
         else:
-            system = UserSystem.build(state.item_factors, self._loss, item_degrees, weight_scale)
+            system = UserSystem.build(item_factors, self._loss, item_degrees, weight_scale)
             user_factors = system.solve(self._fold_in, n_threads)
-        ranked = top_k(user_factors, state.item_factors, self.cutoff, seen=self._seen, n_threads=n_threads)
+        ranked = top_k(user_factors, item_factors, self.cutoff, seen=self._seen, n_threads=n_threads)
         metrics = ranking_metrics(ranked.items, self._held_out, [self.cutoff], "binary")
         return ValidationScore(float(metrics[f"ndcg@{self.cutoff}"].mean()), int(self.user_rows.size))
 
@@ -158,11 +159,10 @@ class SoftmaxMonitor:
         # The prior of ials sums to the number of items; the softmax loss always needs a distribution.
         self._prior: Float64Array = dataclasses.replace(loss, name="rg2").item_prior(item_degrees)
 
-    def measure(self, state: FactorState, n_threads: int) -> SoftmaxCheck:
+    def measure(self, factors: ReadableFactors, n_threads: int) -> SoftmaxCheck:
         """Give the losses of the present factors; see `rgals.numerics.softmax.softmax_loss`."""
-        return softmax_loss(
-            state.user_factors[self.user_rows], state.item_factors, self._rows, self._prior, n_threads=n_threads
-        )
+        users, items = factors.read_rows("user", self.user_rows), factors.read_all("item")
+        return softmax_loss(users, items, self._rows, self._prior, n_threads=n_threads)
 
     def surrogate(self, check: SoftmaxCheck) -> float:
         """Choose the expansion that is trained; NaN for ials, which expands no softmax."""

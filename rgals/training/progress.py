@@ -9,6 +9,8 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 
 from rgals.training.events import (
     CheckpointEvent,
+    HalfStepEvent,
+    RecoveryEvent,
     SoftmaxEvent,
     StartEvent,
     StopEvent,
@@ -64,6 +66,21 @@ class ProgressDisplay:
         """Show one event."""
         if isinstance(event, StartEvent):
             self._start(event)
+        elif isinstance(event, RecoveryEvent):
+            self._parts = {}
+            self._sweep = event.sweep
+            self._say(
+                f"factors lost after sweep {event.lost_sweep}: {event.reason}; "
+                + (f"going on from the checkpoint of sweep {event.sweep}" if event.sweep else "beginning anew")
+            )
+        elif isinstance(event, HalfStepEvent):
+            if event.n_workers > 1:
+                self._flush()
+                self._say(
+                    f"sweep {event.sweep}, {event.side} half-step: {event.seconds:.2f} s on {event.n_workers} workers, "
+                    f"slowest {event.slowest_s:.2f} s ({event.slowest_worker}), mean {event.mean_s:.2f} s",
+                    is_detail=True,
+                )
         elif isinstance(event, SweepEvent):
             self._flush()
             self._sweep = event.sweep

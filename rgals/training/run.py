@@ -3,15 +3,15 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from rgals.data.shards import InteractionSource
 from rgals.data.storage import Folder
-from rgals.errors import DataError
+from rgals.errors import BlockLostError, DataError
 from rgals.execution import Executor
-from rgals.names import Factors, Offsets, Side
+from rgals.names import SIDES, Side
 from rgals.numerics.sparse import InteractionRows
 from rgals.training.checkpoint import BestSweep, Checkpoint, CheckpointStore, RunIdentity, check_writable
 from rgals.training.config import TrainingConfig
@@ -19,6 +19,7 @@ from rgals.training.events import (
     CheckpointEvent,
     HalfStepEvent,
     Listener,
+    RecoveryEvent,
     SoftmaxEvent,
     StartEvent,
     StopEvent,
@@ -26,65 +27,20 @@ from rgals.training.events import (
     SweepEvent,
     ValidationEvent,
 )
+from rgals.training.factor_blocks import FactorReader, FactorState
 from rgals.training.history import SweepSummary, check_half_step, objective_scale, relative_fall
 from rgals.training.monitor import SoftmaxMonitor, ValidationMonitor
-from rgals.training.solver import AlternatingSolver, FactorState
+from rgals.training.result import TrainResult
+from rgals.training.solver import AlternatingSolver, StepLoad
 from rgals.training.warm_start import WarmStart
 
-__all__ = ["Resume", "TrainResult", "TrainingRun"]
+__all__ = ["Resume", "TrainingRun"]
 
 Resume: TypeAlias = bool | Literal["auto"]
 """Whether to go on from the newest checkpoint: no, yes, or where there is one."""
 
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """Trained factors, and how they came about.
-
-    Parameters
-    ----------
-    user_factors, item_factors : Factors
-        Of sweep ``kept_sweep``.
-    kept_sweep : int
-        With ``patience``, the best validated sweep; otherwise the last.
-    n_sweeps : int
-        Sweeps done, over all resumed runs.
-    history : tuple of SweepSummary
-        Every sweep.
-    best_sweep, best_ndcg : int or None, float or None
-        The sweep with the highest validation NDCG, and that NDCG; None without validation.
-    stop_reason : StopReason
-        Why the run ended.
-    train_s : float
-        Seconds spent solving, over all resumed runs; without validation, monitoring and checkpoints.
-    validate_s, monitor_s, checkpoint_s, total_s : float
-        Seconds of this run spent ranking the validation sample, computing the softmax loss, writing
-        checkpoints, and altogether.
-    weight_scale : float
-        Scale of the observed weights, needed to fold in.
-    user_degrees, item_degrees : int64 arrays of shape (n_users,) and (n_items,)
-        Training interactions of each user and item.
-    checkpoint : str or None
-        The last checkpoint that this run committed.
-    """
-
-    user_factors: Factors
-    item_factors: Factors
-    kept_sweep: int
-    n_sweeps: int
-    history: tuple[SweepSummary, ...]
-    best_sweep: int | None
-    best_ndcg: float | None
-    stop_reason: StopReason
-    train_s: float
-    validate_s: float
-    monitor_s: float
-    checkpoint_s: float
-    total_s: float
-    weight_scale: float
-    user_degrees: Offsets
-    item_degrees: Offsets
-    checkpoint: str | None
+_MOST_RECOVERIES = 3
+"""How often a run goes back to its last checkpoint without coming further than before."""
 
 
 class TrainingRun:
@@ -124,6 +80,11 @@ class TrainingRun:
         self._softmax: SoftmaxMonitor | None = None
         self._store: CheckpointStore | None = None
         self._saved: tuple[int, str] | None = None
+        self._saved_at = time.perf_counter()
+        self._n_recoveries = 0
+        self._recovered_sweep = -1
+        self._initial: WarmStart | None = None
+        self._last_reader: FactorReader | None = None
         self._solver: AlternatingSolver
 
     def watch_validation(self, validation: InteractionRows | None, fold_in: InteractionRows | None) -> None:
@@ -140,12 +101,10 @@ class TrainingRun:
                 seed=config.seed,
             )
 
-    def open_checkpoints(
-        self, location: str | Path | Folder | None, resume: Resume, overwrite: bool
-    ) -> Checkpoint | None:
-        """Check the checkpoint folder and load what is to be resumed."""
+    def open_checkpoints(self, location: str | Path | Folder | None, resume: Resume, overwrite: bool) -> bool:
+        """Check the checkpoint folder; tell whether there is something to go on from."""
         if location is None:
-            return None
+            return False
         validation = None if self._validation is None else self._validation.fingerprint
         identity = RunIdentity(self._source.fingerprint, self._config.frozen_options(), validation)
         self._store = store = CheckpointStore(location, identity, self._config.keep_checkpoints)
@@ -154,27 +113,21 @@ class TrainingRun:
             if overwrite:
                 store.clear()
             store.refuse_existing()
-            return None
-        found = store.load_latest()
-        if found is None and resume is True:
+            return False
+        if store.sweeps():
+            store.check_latest()
+            return True
+        if resume is True:
             raise DataError(
                 f"{store.folder}: expected a checkpoint to resume from, found none; "
                 "check the folder, or train without resuming"
             )
-        return found
+        return False
 
-    def start(self, found: Checkpoint | None, initial: WarmStart | None) -> None:
-        """Set up the solver from a checkpoint, another model's factors, or anew."""
-        config, state = self._config, None
-        if found is not None:
-            state = FactorState(found.sweep, found.user_factors, found.item_factors)
-            self._history = list(found.history)
-            self._best = found.best
-            if config.patience is not None and found.best is not None and found.best.factors is None:
-                self._best = None  # its factors were not kept, so it cannot be given back
-        elif initial is not None:
-            source = self._source
-            state = initial.starting_state(source.n_users, source.n_items, config.n_factors, config.seed)
+    def start(self, *, is_resumed: bool, initial: WarmStart | None) -> None:
+        """Set up the solver from the newest checkpoint, another model's factors, or anew."""
+        config = self._config
+        self._initial = initial
         self._solver = AlternatingSolver(
             self._source,
             config.to_loss(),
@@ -183,8 +136,56 @@ class TrainingRun:
             solver=config.solver,
             cg_steps=config.cg_steps,
             executor=self._executor,
-            state=state,
+            state=None if is_resumed else self._starting_state(),
         )
+        if is_resumed:
+            self._load_checkpoint()
+        self._saved_at = time.perf_counter()
+
+    def recover(self, error: BlockLostError) -> None:
+        """Go back to the last committed checkpoint, or to the start, after factors were lost.
+
+        Raises
+        ------
+        BlockLostError
+            If the same sweep was lost too often.
+        """
+        lost = self._solver.sweep
+        self._n_recoveries = self._n_recoveries + 1 if lost <= self._recovered_sweep else 1
+        self._recovered_sweep = max(self._recovered_sweep, lost)
+        if self._n_recoveries > _MOST_RECOVERIES:
+            raise BlockLostError(
+                f"sweep {lost} was lost {self._n_recoveries} times without coming further, the last time because "
+                f"{error}; look at the cluster, and go on with --resume auto"
+            ) from error
+        self._history, self._best = [], None
+        if self._store is not None and self._store.sweeps():
+            self._load_checkpoint()
+        else:
+            self._solver.restore(self._starting_state())
+        self._emit(RecoveryEvent(self._solver.sweep, lost, str(error)))
+
+    def close(self) -> None:
+        """Let the workers drop what they keep for this run."""
+        if hasattr(self, "_solver"):
+            self._solver.close()
+
+    def _starting_state(self) -> FactorState | None:
+        if self._initial is None:
+            return None
+        source, config = self._source, self._config
+        return self._initial.starting_state(source.n_users, source.n_items, config.n_factors, config.seed)
+
+    def _load_checkpoint(self) -> None:
+        """Put factors, history and the best sweep back as the newest checkpoint has them."""
+        assert self._store is not None
+        solver = self._solver
+        found = self._store.load_latest(self._executor, {side: solver.layout(side) for side in SIDES})
+        assert found is not None
+        solver.restore(found.factors)
+        self._history, self._best = list(found.history), found.best
+        if self._config.patience is not None and found.best is not None and found.best.factors is None:
+            self._best = None  # its factors were not kept, so it cannot be given back
 
     def watch_softmax(self) -> None:
         """Choose the softmax sample."""
@@ -234,7 +235,8 @@ class TrainingRun:
         if is_last or self._sweep % config.validate_every == 0:
             self._measure_softmax()
             self._validate()
-        if config.checkpoint_every > 0 and self._sweep % config.checkpoint_every == 0:
+        is_due = config.checkpoint_every > 0 and self._sweep % config.checkpoint_every == 0
+        if is_due or 0 < config.checkpoint_seconds <= time.perf_counter() - self._saved_at:
             self._save()
 
     def save_last(self, reason: StopReason) -> None:
@@ -245,15 +247,14 @@ class TrainingRun:
 
     def finish(self, reason: StopReason, started: float) -> TrainResult:
         """Announce the end and give the result."""
-        state, best = self._solver.state, self._best
-        kept_sweep, kept = state.sweep, (state.user_factors, state.item_factors)
+        best = self._best
+        kept = self._solver.blocks
         if self._config.patience is not None and best is not None and best.factors is not None:
-            kept_sweep, kept = best.sweep, best.factors
+            kept = best.factors
         result = TrainResult(
-            user_factors=kept[0],
-            item_factors=kept[1],
-            kept_sweep=kept_sweep,
-            n_sweeps=state.sweep,
+            factors=FactorReader(self._executor, kept),
+            kept_sweep=kept.sweep,
+            n_sweeps=self._sweep,
             history=tuple(self._history),
             best_sweep=None if best is None else best.sweep,
             best_ndcg=None if best is None else best.ndcg,
@@ -272,7 +273,7 @@ class TrainingRun:
             StopEvent(
                 sweep=result.n_sweeps,
                 reason=reason,
-                kept_sweep=kept_sweep,
+                kept_sweep=kept.sweep,
                 best_sweep=result.best_sweep,
                 best_ndcg=result.best_ndcg,
                 objective=self._history[-1].objective_after_items if self._history else float("nan"),
@@ -287,7 +288,7 @@ class TrainingRun:
 
     @property
     def _sweep(self) -> int:
-        return self._solver.state.sweep
+        return self._solver.sweep
 
     @property
     def _train_s(self) -> float:
@@ -310,21 +311,33 @@ class TrainingRun:
 
     def _solve(self) -> None:
         """Run both half-steps and check that the objective fell."""
+        self._last_reader = None
         started = time.perf_counter()
         record = self._solver.run_sweep()
         seconds = time.perf_counter() - started
         middle = record.objective_after_users
         scale = objective_scale(self._history, record.objective_before, middle, record.objective_after_items)
-        steps: tuple[tuple[Side, float, float, float], ...] = (
-            ("user", record.objective_before, middle, record.user_s),
-            ("item", middle, record.objective_after_items, record.item_s),
+        steps: tuple[tuple[Side, float, float, float, StepLoad], ...] = (
+            ("user", record.objective_before, middle, record.user_s, record.user_load),
+            ("item", middle, record.objective_after_items, record.item_s, record.item_load),
         )
         n_interactions = self._source.n_interactions
-        for side, before, after, side_s in steps:
+        for side, before, after, side_s, load in steps:
             check_half_step(record.sweep, side, before, after, scale, self._config)
-            fall = relative_fall(before, after, scale)
             self._emit(
-                HalfStepEvent(record.sweep, side, before, after, fall, side_s, n_interactions / max(side_s, 1e-9))
+                HalfStepEvent(
+                    sweep=record.sweep,
+                    side=side,
+                    objective_before=before,
+                    objective=after,
+                    fall=relative_fall(before, after, scale),
+                    seconds=side_s,
+                    interactions_per_s=n_interactions / max(side_s, 1e-9),
+                    n_workers=load.n_workers,
+                    slowest_worker=load.slowest,
+                    slowest_s=load.slowest_s,
+                    mean_s=load.mean_s,
+                )
             )
         self._history.append(
             SweepSummary(record.sweep, record.objective_before, middle, record.objective_after_items, seconds)
@@ -345,7 +358,7 @@ class TrainingRun:
             return
         started = time.perf_counter()
         with self._timed("monitor"):
-            check = self._softmax.measure(self._solver.state, self._executor.n_threads)
+            check = self._softmax.measure(self._reader(), self._executor.caller_threads)
         surrogate = self._softmax.surrogate(check)
         self._history[-1] = replace(self._history[-1], softmax=check.softmax)
         self._emit(
@@ -364,26 +377,33 @@ class TrainingRun:
         if self._validation is None:
             return
         started = time.perf_counter()
-        state, solver = self._solver.state, self._solver
+        solver = self._solver
         with self._timed("validate"):
-            score = self._validation.measure(state, solver.item_degrees, solver.weight_scale, self._executor.n_threads)
+            score = self._validation.measure(
+                self._reader(), solver.item_degrees, solver.weight_scale, self._executor.caller_threads
+            )
         is_best = self._best is None or score.ndcg > self._best.ndcg
         if is_best:
-            is_kept = self._config.patience is not None
-            factors = (state.user_factors.copy(), state.item_factors.copy()) if is_kept else None
-            self._best = BestSweep(state.sweep, score.ndcg, factors)
+            # Blocks are immutable: to keep them is to hold on to their handles.
+            factors = solver.blocks if self._config.patience is not None else None
+            self._best = BestSweep(solver.sweep, score.ndcg, factors)
         self._history[-1] = replace(self._history[-1], ndcg=score.ndcg)
         seconds = time.perf_counter() - started
-        self._emit(ValidationEvent(state.sweep, self._validation.cutoff, score.ndcg, score.n_users, is_best, seconds))
+        self._emit(ValidationEvent(solver.sweep, self._validation.cutoff, score.ndcg, score.n_users, is_best, seconds))
 
     def _save(self) -> None:
         if self._store is None:
             return
         started = time.perf_counter()
-        state = self._solver.state
+        checkpoint = Checkpoint(self._solver.blocks, tuple(self._history), self._best)
         with self._timed("checkpoint"):
-            folder = self._store.save(
-                Checkpoint(state.sweep, state.user_factors, state.item_factors, tuple(self._history), self._best)
-            )
-        self._saved = (state.sweep, str(folder))
-        self._emit(CheckpointEvent(state.sweep, str(folder), time.perf_counter() - started))
+            folder = self._store.save(checkpoint, self._executor)
+        self._saved_at = time.perf_counter()
+        self._saved = (checkpoint.sweep, str(folder))
+        self._emit(CheckpointEvent(checkpoint.sweep, str(folder), self._saved_at - started))
+
+    def _reader(self) -> FactorReader:
+        """Read the present factors; within a sweep, those of the items are read once."""
+        if self._last_reader is None or self._last_reader.state.sweep != self._sweep:
+            self._last_reader = self._solver.reader
+        return self._last_reader

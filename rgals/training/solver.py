@@ -1,57 +1,77 @@
 """The alternating solver: sweeps over sharded interactions, on any executor.
 
 A sweep is the user half-step and then the item half-step. A half-step needs the fixed side's factors
-and three sums over them; a shard's result is its rows' factors and its part of the sums, which are
-added along one fixed tree (`rgals.numerics.pairwise`). The factors are therefore the same, bit for bit,
-for any number of threads, shards and workers, and after a resume.
+and three sums over them; a shard's result is its rows' factors, which stay with the executor as a block,
+and its part of the sums, which are added along one fixed tree (`rgals.numerics.pairwise`). The factors
+are therefore the same, bit for bit, for any number of threads, shards and workers, and after a resume.
 """
 
 import time
+import uuid
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from rgals.data.shards import InteractionSource, ShardRange
 from rgals.errors import InputError, NumericalError
-from rgals.execution import Executor, WorkerContext
+from rgals.execution import Block, BlockResult, Executor
 from rgals.names import Factors, Float64Array, Offsets, Side, other_side
-from rgals.numerics.half_step import (
-    HalfStepSystem,
-    SideSums,
-    SolvedRows,
-    SolverChoice,
-    rotate,
-    shared_basis,
-    solve_half_step,
-    sum_rows,
-)
-from rgals.numerics.initial import initial_factors
+from rgals.numerics.half_step import SideSums, SolverChoice, shared_basis
 from rgals.numerics.loss import Loss
-from rgals.numerics.pairwise import BLOCK_ROWS, SumNode, collapse_nodes
-from rgals.numerics.sparse import InteractionRows
+from rgals.numerics.pairwise import SumNode, collapse_nodes
 from rgals.numerics.threads import one_blas_thread
-from rgals.training.weighted_shards import SideTerms, WeightedShards
+from rgals.training.factor_blocks import (
+    BlockState,
+    FactorReader,
+    FactorState,
+    Layout,
+    SideFactors,
+    draw_side,
+    split_side,
+    zero_side,
+)
+from rgals.training.half_step_tasks import (
+    ShardSummary,
+    ShardTask,
+    SharedHalfStep,
+    Terms,
+    gather_fixed,
+    solve_shard,
+    sum_shard,
+    warm_up_shard,
+)
+from rgals.training.weighted_shards import WeightedShards
 
-__all__ = ["AlternatingSolver", "FactorState", "SweepRecord"]
+__all__ = ["AlternatingSolver", "FactorState", "StepLoad", "SweepRecord"]
 
 
 @dataclass(frozen=True, slots=True)
-class FactorState:
-    """Everything that a resumed run needs.
+class StepLoad:
+    """How the work of a half-step was spread over the workers.
 
     Parameters
     ----------
-    sweep : int
-        Number of finished sweeps.
-    user_factors : float32 array of shape (n_users, n_factors)
-        User factors.
-    item_factors : float32 array of shape (n_items, n_factors)
-        Item factors, in the same basis.
+    n_workers : int
+        Workers that took part.
+    slowest : str
+        Name of the worker that was busy longest.
+    slowest_s, mean_s : float
+        Its busy seconds, and the mean over the workers.
     """
 
-    sweep: int
-    user_factors: Factors
-    item_factors: Factors
+    n_workers: int
+    slowest: str
+    slowest_s: float
+    mean_s: float
+
+    @classmethod
+    def of(cls, results: list[BlockResult[Factors, ShardSummary]]) -> "StepLoad":
+        """Add up the seconds of each worker."""
+        busy: dict[str, float] = {}
+        for result in results:
+            busy[result.worker] = busy.get(result.worker, 0.0) + result.seconds + result.prepare_s
+        slowest = max(busy, key=lambda worker: busy[worker])
+        return cls(len(busy), slowest, busy[slowest], sum(busy.values()) / len(busy))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +86,8 @@ class SweepRecord:
         The objective, including its constant, before and after the two half-steps.
     user_s, item_s : float
         Seconds of the two half-steps.
+    user_load, item_load : StepLoad
+        How each half-step was spread over the workers.
     """
 
     sweep: int
@@ -74,31 +96,25 @@ class SweepRecord:
     objective_after_items: float
     user_s: float
     item_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class _ShardTask:
-    index: int
-    shard: ShardRange
-    initial: Factors
-    backgrounds: Float64Array
-    ridges: Float64Array
-
-
-@dataclass(frozen=True, slots=True)
-class _SharedHalfStep:
-    side: Side
-    system: HalfStepSystem
-    shards: WeightedShards
+    user_load: StepLoad
+    item_load: StepLoad
 
 
 @dataclass(slots=True)
 class _SideState:
-    """One side's factors, its per-row terms and the sums over its rows."""
+    """One side: its factors, what stays the same over the run, and the sums over its rows."""
 
-    factors: Factors
-    terms: SideTerms
+    layout: Layout
+    factors: SideFactors
+    terms: tuple[Block[Terms], ...]
     sums: SideSums | None = field(default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class _StepResult:
+    objective_before: float
+    objective_after: float
+    load: StepLoad
 
 
 class AlternatingSolver:
@@ -119,9 +135,9 @@ class AlternatingSolver:
     cg_steps : int
         Conjugate gradient steps per row and half-step.
     executor : Executor
-        Who runs the shards.
-    state : FactorState or None
-        Where to start from (a resumed or a warm start); None draws the factors.
+        Who runs the shards and keeps the factors.
+    state : FactorState or BlockState or None
+        Where to start from: factors of another model, or blocks of the same executor; None draws them.
 
     Raises
     ------
@@ -139,35 +155,47 @@ class AlternatingSolver:
         executor: Executor,
         solver: str = "auto",
         cg_steps: int = 3,
-        state: FactorState | None = None,
+        state: FactorState | BlockState | None = None,
     ) -> None:
         if n_factors < 1:
             raise InputError(f"n_factors: expected at least 1, found {n_factors}")
         if source.n_interactions == 0:
             raise InputError("the training part holds no interactions; check the split and the filters of ingest")
         self.loss = loss
+        self._n_factors, self._seed = n_factors, seed
         self._executor = executor
         self._choice = SolverChoice(solver, cg_steps)
-        self._shards = WeightedShards.prepare(source, loss, executor)
-        if state is None:
-            state = FactorState(
-                0,
-                np.zeros((source.n_users, n_factors), dtype=np.float32),
-                initial_factors(source.n_items, n_factors, seed),
-            )
-        _check_state(state, source, n_factors)
-        self._sweep = state.sweep
-        self._sides: dict[Side, _SideState] = {
-            "user": _SideState(state.user_factors, self._shards.terms("user")),
-            "item": _SideState(state.item_factors, self._shards.terms("item")),
-        }
+        self._run = uuid.uuid4().hex
+        if isinstance(state, FactorState):
+            _check_state(state, source, n_factors)
+        self._shards = WeightedShards.prepare(source, loss, executor, self._run)
+        self._shards_block = executor.put(self._shards)
+        self._sides: dict[Side, _SideState] = {}
+        self._sweep = 0
         self._objective = float("nan")
-        self._warm_up(n_factors)
+        self.restore(state)
+        self._warm_up()
+
+    @property
+    def blocks(self) -> BlockState:
+        """The present factors, where they are."""
+        return BlockState(self._sweep, self._sides["user"].factors, self._sides["item"].factors)
+
+    @property
+    def reader(self) -> FactorReader:
+        """Reads the present factors; a later sweep does not change what it gives."""
+        return FactorReader(self._executor, self.blocks)
 
     @property
     def state(self) -> FactorState:
-        """The present factors; the arrays are not copied and must not be modified."""
-        return FactorState(self._sweep, self._sides["user"].factors, self._sides["item"].factors)
+        """The present factors as whole arrays; they must not be modified."""
+        reader = self.reader
+        return FactorState(self._sweep, reader.read_all("user"), reader.read_all("item"))
+
+    @property
+    def sweep(self) -> int:
+        """Sweeps done."""
+        return self._sweep
 
     @property
     def objective(self) -> float:
@@ -201,29 +229,94 @@ class AlternatingSolver:
         ------
         NumericalError
             If a row has no finite solution; the factors are then those before the half-step.
+        WorkerLostError
+            If workers were lost and nobody can take their place.
+        BlockLostError
+            If factors were lost with the machine that held them; `restore` gives the solver others.
         """
         with one_blas_thread:
             start_s = time.perf_counter()
-            before, after_users = self._run_half_step("user")
+            users = self._run_half_step("user")
             middle_s = time.perf_counter()
-            _, after_items = self._run_half_step("item")
+            items = self._run_half_step("item")
         self._sweep += 1
         return SweepRecord(
-            self._sweep, before, after_users, after_items, middle_s - start_s, time.perf_counter() - middle_s
+            self._sweep,
+            users.objective_before,
+            users.objective_after,
+            items.objective_after,
+            middle_s - start_s,
+            time.perf_counter() - middle_s,
+            users.load,
+            items.load,
         )
 
-    def _warm_up(self, n_factors: int) -> None:
-        """Let every worker compile or load the kernels now, so that the first sweep's seconds are a sweep's."""
-        nothing = np.zeros((1, n_factors), dtype=np.float32)
-        system = HalfStepSystem(
-            nothing, np.eye(n_factors, dtype=np.float32), nothing[0], nothing[0], self.loss, self._choice
-        )
-        tasks: list[Side] = ["user", "item"]
-        for side in tasks:
-            shared = _SharedHalfStep(side, system, self._shards)
-            list(self._executor.map_ordered(_solve_nothing, shared, [side] * self._executor.n_workers))
+    def restore(self, state: FactorState | BlockState | None) -> None:
+        """Go on from other factors; parameters as the class."""
+        for side in ("user", "item"):
+            layout = self.layout(side)
+            if isinstance(state, BlockState):
+                factors = state.side(side)
+            elif state is not None:
+                factors = split_side(self._executor, layout, state.read_all(side))
+            elif side == "user":
+                factors = zero_side(self._executor, layout, self._n_factors)
+            else:
+                factors = draw_side(self._executor, layout, self._n_factors, self._seed)
+            known = self._sides.get(side)
+            terms = self._put_terms(side, layout.ranges) if known is None else known.terms
+            self._sides[side] = _SideState(layout, factors, terms)
+        self._sweep = 0 if state is None else state.sweep
 
-    def _run_half_step(self, side: Side) -> tuple[float, float]:
+    def layout(self, side: Side) -> Layout:
+        """Give the blocks of a side, and the keys that send tasks to where its shards are kept."""
+        ranges = self._shards.source.shard_ranges(side)
+        return Layout(ranges, tuple(self._shards.key(side, index) for index in range(len(ranges))))
+
+    def close(self) -> None:
+        """Let the workers drop the shards of this run; the factors stay as long as somebody reads them."""
+        self._executor.release(self._run)
+
+    def _put_terms(self, side: Side, ranges: tuple[ShardRange, ...]) -> tuple[Block[Terms], ...]:
+        terms = self._shards.terms(side)
+        return tuple(
+            self._executor.put((terms.backgrounds[one.start : one.stop], terms.ridges[one.start : one.stop]))
+            for one in ranges
+        )
+
+    def _warm_up(self) -> None:
+        """Let every worker load its shards and its kernels, so that the first sweep's seconds are a sweep's."""
+        d = self._n_factors
+        eye, nothing = np.eye(d, dtype=np.float32), np.zeros(d)
+        for side in ("user", "item"):
+            state = self._sides[side]
+            shared = self._share(state.factors, eye, eye, nothing, nothing)
+            layout = state.layout
+            tasks: list[tuple[Side, int]] = [(side, index) for index in range(len(layout.keys))]
+            for _ in self._executor.map_ordered(warm_up_shard, shared, tasks, keys=layout.keys, costs=layout.costs):
+                pass
+
+    def _share(
+        self,
+        fixed: SideFactors,
+        fixed_matrix: Factors,
+        initial_matrix: Factors,
+        eigenvalues: Float64Array,
+        linear: Float64Array,
+    ) -> SharedHalfStep:
+        return SharedHalfStep(
+            self._run,
+            self._shards_block,
+            fixed,
+            fixed_matrix,
+            initial_matrix,
+            eigenvalues,
+            linear,
+            self.loss,
+            self._choice,
+        )
+
+    def _run_half_step(self, side: Side) -> _StepResult:
         """Solve one side; give the objective before and after."""
         solved, fixed = self._sides[side], self._sides[other_side(side)]
         if fixed.sums is None:
@@ -240,96 +333,65 @@ class AlternatingSolver:
             solved.sums = solved.sums or self._sum_side("item")
             mean = solved.sums.linear @ basis
             pull = pull - eigenvalues * mean
-        basis32 = basis.astype(np.float32)
-        system = HalfStepSystem(
-            rotate(fixed.factors, basis32, self._executor.n_threads),
-            basis32,
-            eigenvalues.astype(np.float32),
-            pull.astype(np.float32),
-            self.loss,
-            self._choice,
+        shared = self._share(
+            fixed.factors, fixed.factors.matrix(basis), solved.factors.matrix(basis), eigenvalues, pull
         )
-        factors, sums = self._solve_side(side, system)
-        fixed.factors, fixed.sums = system.fixed, rotated_sums
+        factors, sums, load = self._solve_side(side, shared)
+        fixed.factors, fixed.sums = fixed.factors.rotated(basis), rotated_sums
         solved.factors, solved.sums = factors, sums
         rest = self._shards.constant + 0.5 * rotated_sums.ridge_norm
         bound = float(eigenvalues @ (mean * sums.linear))
         before = sums.objective_before + rest + 0.5 * float(eigenvalues @ (mean * mean))
         curvature = 0.5 * float(eigenvalues @ (sums.linear * sums.linear)) if mean.any() else 0.0
         self._objective = sums.objective_after + rest + bound - curvature
-        return before, self._objective
+        return _StepResult(before, self._objective, load)
 
-    def _solve_side(self, side: Side, system: HalfStepSystem) -> tuple[Factors, SideSums]:
+    def _solve_side(self, side: Side, shared: SharedHalfStep) -> tuple[SideFactors, SideSums, StepLoad]:
         """Solve all shards of a side and add up their sums in the order of the fixed tree."""
         state = self._sides[side]
-        ranges = self._shards.source.shard_ranges(side)
-        tasks = [
-            _ShardTask(
-                index,
-                shard,
-                state.factors[shard.start : shard.stop],
-                state.terms.backgrounds[shard.start : shard.stop],
-                state.terms.ridges[shard.start : shard.stop],
-            )
-            for index, shard in enumerate(ranges)
-        ]
-        # A single shard's result is the side; several are put together.
-        factors = np.empty_like(state.factors) if len(ranges) > 1 else state.factors
+        ranges = state.factors.ranges
+        results: list[BlockResult[Factors, ShardSummary]] = []
         nodes: list[SumNode] = []
-        shared = _SharedHalfStep(side, system, self._shards)
-        for task, result in zip(tasks, self._executor.map_ordered(_solve_shard, shared, tasks), strict=True):
-            if result.n_failed:
-                self._raise_failure(side, task.shard.start + result.first_failed, result.n_failed)
-            if len(ranges) > 1:
-                factors[task.shard.start : task.shard.stop] = result.factors
-            else:
-                factors = result.factors
-            nodes.extend(result.nodes)
-        sums = SideSums.unpack(collapse_nodes(nodes), factors.shape[1])
+        solving = self._executor.map_blocks(
+            solve_shard,
+            shared,
+            self._tasks(side),
+            keys=state.layout.keys,
+            costs=state.layout.costs,
+            prepare=gather_fixed,
+        )
+        for shard, result in zip(ranges, solving, strict=True):
+            summary = result.summary
+            if summary.n_failed:
+                self._raise_failure(side, shard.start + summary.first_failed, summary.n_failed)
+            nodes.extend(summary.nodes)
+            results.append(result)
+        sums = SideSums.unpack(collapse_nodes(nodes), self._n_factors)
         if not np.isfinite(sums.objective_after):
-            self._raise_failure(side, 0, factors.shape[0])
-        return factors, sums
+            self._raise_failure(side, 0, state.factors.n_rows)
+        factors = SideFactors(ranges, tuple(result.block for result in results), self._n_factors)
+        return factors, sums, StepLoad.of(results)
+
+    def _tasks(self, side: Side) -> list[ShardTask]:
+        state = self._sides[side]
+        pieces = zip(state.factors.ranges, state.factors.blocks, state.terms, strict=True)
+        return [ShardTask(side, index, *piece) for index, piece in enumerate(pieces)]
 
     def _sum_side(self, side: Side) -> SideSums:
         """Sum over the rows of a side that was not solved in this run yet."""
         state = self._sides[side]
-        nodes = sum_rows(
-            state.factors,
-            state.terms.backgrounds,
-            state.terms.ridges,
-            first_block=0,
-            n_threads=self._executor.n_threads,
+        parts = self._executor.map_ordered(
+            sum_shard, None, self._tasks(side), keys=state.layout.keys, costs=state.layout.costs
         )
-        return SideSums.unpack(collapse_nodes(nodes), state.factors.shape[1])
+        nodes = [node for part in parts for node in part]
+        sums = SideSums.unpack(collapse_nodes(nodes), self._n_factors)
+        return sums if state.factors.rotation is None else sums.rotated(state.factors.rotation)
 
     def _raise_failure(self, side: Side, row: int, count: int) -> None:
         raise NumericalError(
             f"sweep {self._sweep + 1}, {side} half-step: {count} rows have no finite solution, the first is row {row} "
             f"(loss={self.loss.name}, alpha={self.loss.alpha}, reg={self.loss.reg}); raise reg, and check the weights"
         )
-
-
-def _solve_shard(shared: _SharedHalfStep, task: _ShardTask, context: WorkerContext) -> SolvedRows:
-    """Solve one shard's rows: what a worker runs."""
-    return solve_half_step(
-        shared.system,
-        shared.shards.load(shared.side, task.index),
-        task.initial,
-        task.backgrounds,
-        task.ridges,
-        first_block=task.shard.start // BLOCK_ROWS,
-        n_threads=context.n_threads,
-    )
-
-
-def _solve_nothing(shared: _SharedHalfStep, side: Side, context: WorkerContext) -> None:
-    """Solve one row without entries, of the very array types that the shards have."""
-    del context
-    loaded = shared.shards.load(side, 0)
-    weights = None if loaded.weights is None else loaded.weights[:0]
-    rows = InteractionRows(np.zeros(2, dtype=np.int64), loaded.columns[:0], weights, loaded.n_columns)
-    initial, ones = shared.system.fixed, np.ones(1)
-    solve_half_step(shared.system, rows, initial, ones, ones, first_block=0, n_threads=1)
 
 
 def _check_state(state: FactorState, source: InteractionSource, n_factors: int) -> None:

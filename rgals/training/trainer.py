@@ -6,12 +6,13 @@ from pathlib import Path
 
 from rgals.data.shards import InteractionSource
 from rgals.data.storage import Folder
-from rgals.errors import InputError
+from rgals.errors import BlockLostError, InputError
 from rgals.execution import Executor
 from rgals.numerics.sparse import InteractionRows
 from rgals.training.config import TrainingConfig
 from rgals.training.events import Listener
-from rgals.training.run import Resume, TrainingRun, TrainResult
+from rgals.training.result import TrainResult
+from rgals.training.run import Resume, TrainingRun
 from rgals.training.warm_start import WarmStart
 
 __all__ = ["Resume", "TrainResult", "train"]
@@ -48,8 +49,8 @@ def train(
     initial : WarmStart or None
         Factors to start from; a resumed run starts from its checkpoint instead.
     checkpoints : str, Path, Folder or None
-        Where checkpoints go. One is written each ``config.checkpoint_every`` sweeps and, with or
-        without that, when ``should_stop`` ends the run.
+        Where checkpoints go, seen by all workers. One is written each ``config.checkpoint_every`` sweeps,
+        after ``config.checkpoint_seconds`` of work, and when ``should_stop`` ends the run.
     resume : bool or "auto"
         True goes on from the newest checkpoint, and it is an error if there is none; ``"auto"`` goes on
         if there is one; False refuses a folder with checkpoints.
@@ -77,23 +78,35 @@ def train(
         If a row has no finite solution or the objective rises.
     DataError
         If a place cannot be written to, or there is nothing to resume from.
+    WorkerLostError
+        If workers were lost and nobody can take their place; committed checkpoints stay.
+    BlockLostError
+        If factors were lost with a machine again and again.
 
     Notes
     -----
-    A resumed run gives the same factors, bit for bit, as one that was never interrupted.
+    A resumed run gives the same factors, bit for bit, as one that was never interrupted, and so does one
+    that lost workers. One that lost factors goes back to its last checkpoint, or to the start, by itself.
     """
     started = time.perf_counter()
     _check_fit(config, validation, checkpoints, resume)
     run = TrainingRun(source, config, executor, on_event, should_stop)
     run.watch_validation(validation, validation_fold_in)
-    found = run.open_checkpoints(checkpoints, resume, overwrite_checkpoints)
-    run.start(found, initial)
-    run.watch_softmax()
-    run.emit_start(time.perf_counter() - started)
-    while (reason := run.stop_reason()) is None:
-        run.advance()
-    run.save_last(reason)
-    return run.finish(reason, started)
+    is_resumed = run.open_checkpoints(checkpoints, resume, overwrite_checkpoints)
+    try:
+        run.start(is_resumed=is_resumed, initial=initial)
+        run.watch_softmax()
+        run.emit_start(time.perf_counter() - started)
+        while True:
+            try:
+                while (reason := run.stop_reason()) is None:
+                    run.advance()
+                run.save_last(reason)
+                return run.finish(reason, started)
+            except BlockLostError as error:
+                run.recover(error)
+    finally:
+        run.close()
 
 
 def _check_fit(

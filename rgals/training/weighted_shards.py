@@ -1,7 +1,7 @@
 """Shards with their observed weights g, and the per-row terms of both sides."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -32,22 +32,19 @@ class SideTerms:
 
 
 class WeightedShards:
-    """The shards of a source, with observed weights in place of stored ones; made by `prepare`.
+    """The shards of a source, with observed weights in place of stored ones; made by `prepare`."""
 
-    A loaded shard is kept, in the process that loaded it.
-    """
-
-    def __init__(self, source: InteractionSource, loss: Loss) -> None:
+    def __init__(self, source: InteractionSource, loss: Loss, run: str) -> None:
         self.source = source
         self._loss = loss
+        self._run = run
         self._degrees: dict[Side, Offsets] = {}
         self._factors: dict[Side, Float64Array] | None = None
         self._sums: dict[Side, Float64Array] = {}
-        self._loaded: dict[tuple[Side, int], InteractionRows] = {}
         self.weight_scale = 1.0
 
     @classmethod
-    def prepare(cls, source: InteractionSource, loss: Loss, executor: Executor) -> "WeightedShards":
+    def prepare(cls, source: InteractionSource, loss: Loss, executor: Executor, run: str) -> "WeightedShards":
         """Count degrees and sum weights over all shards.
 
         Parameters
@@ -58,8 +55,10 @@ class WeightedShards:
             Whose exponents the weights follow.
         executor : Executor
             Who reads the shards.
+        run : str
+            Name under which workers keep what they load.
         """
-        shards = cls(source, loss)
+        shards = cls(source, loss, run)
         sides: tuple[Side, Side] = ("user", "item")
         stored: dict[Side, Float64Array] = {}
         for side in sides:
@@ -68,14 +67,22 @@ class WeightedShards:
         if loss.has_degree_weights:
             factors = {side: loss.degree_factors(side, shards._degrees[side]) for side in sides}
             shards._factors = factors
-            shards._loaded.clear()
             _, raw = shards._summarize("user", executor)
             shards.weight_scale = float(stored["user"].sum() / raw.sum())
             shards._factors = {"user": factors["user"] * shards.weight_scale, "item": factors["item"]}
-            shards._loaded.clear()
             for side in sides:
-                _, shards._sums[side] = shards._summarize(side, executor)
+                _, shards._sums[side] = shards._summarize(side, executor, is_final=True)
+            executor.release(shards._stored_owner)
         return shards
+
+    def key(self, side: Side, index: int) -> Hashable:
+        """Give the key of a shard's tasks, which sends them to the worker that keeps the shard."""
+        return (self._run, (side, index))
+
+    @property
+    def _stored_owner(self) -> str:
+        """Name under which shards with their stored weights are kept; the run's own where those are the final ones."""
+        return f"{self._run}/stored" if self._loss.has_degree_weights else self._run
 
     @property
     def constant(self) -> float:
@@ -96,33 +103,53 @@ class WeightedShards:
             backgrounds, total = prior, float(user_background.sum())
         return SideTerms(backgrounds, self._loss.ridge(backgrounds * total, self._sums[side]))
 
-    def load(self, side: Side, index: int) -> InteractionRows:
-        """Give one shard with observed weights g (None where all are 1)."""
-        key = (side, index)
-        if key not in self._loaded:
-            rows = self.source.load_shard(side, index)
-            if self._factors is not None:
-                shard = self.source.shard_ranges(side)[index]
-                row_factors = self._factors[side][shard.start : shard.stop]
-                rows = weigh_entries(rows, row_factors, self._factors[other_side(side)])
-            self._loaded[key] = rows
-        return self._loaded[key]
+    def load(self, side: Side, index: int, stored: InteractionRows | None = None) -> InteractionRows:
+        """Give one shard with observed weights g (None where all are 1).
 
-    def _summarize(self, side: Side, executor: Executor) -> tuple[Offsets, Float64Array]:
+        Parameters
+        ----------
+        side : Side
+            The side of its rows.
+        index : int
+            Its number.
+        stored : InteractionRows or None
+            The shard with its stored weights; None reads it.
+        """
+        rows = self.source.load_shard(side, index) if stored is None else stored
+        if self._factors is None:
+            return rows
+        shard = self.source.shard_ranges(side)[index]
+        return weigh_entries(rows, self._factors[side][shard.start : shard.stop], self._factors[other_side(side)])
+
+    def _summarize(self, side: Side, executor: Executor, *, is_final: bool = False) -> tuple[Offsets, Float64Array]:
         """Give the degree and the sum of weights of every row of a side."""
-        tasks = [(side, index) for index in range(len(self.source.shard_ranges(side)))]
-        parts = list(executor.map_ordered(_summarize_shard, self, tasks))
+        ranges = self.source.shard_ranges(side)
+        found = executor.map_ordered(
+            _summarize_final if is_final else _summarize_shard,
+            self,
+            [(side, index) for index in range(len(ranges))],
+            keys=[self.key(side, index) for index in range(len(ranges))],
+            costs=[shard.n_interactions + shard.n_rows for shard in ranges],
+        )
+        parts = list(found)
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the loaded shards behind when the object is sent to another process."""
-        return {**self.__dict__, "_loaded": {}}
 
 
 def _summarize_shard(
     shards: WeightedShards, task: tuple[Side, int], context: WorkerContext
 ) -> tuple[Offsets, Float64Array]:
     """Degrees and sums of weights of one shard: what a worker runs."""
-    del context
-    rows = shards.load(*task)
+    rows = shards.load(*task, _load_stored(shards, task, context))
     return rows.degrees, row_weight_sums(rows)
+
+
+def _summarize_final(
+    shards: WeightedShards, task: tuple[Side, int], context: WorkerContext
+) -> tuple[Offsets, Float64Array]:
+    """Do the same, and keep the shard as it is from now on."""
+    rows = context.resident(shards._run, task, lambda: shards.load(*task, _load_stored(shards, task, context)))
+    return rows.degrees, row_weight_sums(rows)
+
+
+def _load_stored(shards: WeightedShards, task: tuple[Side, int], context: WorkerContext) -> InteractionRows:
+    return context.resident(shards._stored_owner, task, lambda: shards.source.load_shard(*task))

@@ -11,8 +11,8 @@ from rgals.errors import InputError
 from rgals.numerics.fold_in import UserSystem
 from rgals.numerics.loss import Loss
 from rgals.numerics.sparse import InteractionRows
+from rgals.training.factor_blocks import FactorState
 from rgals.training.monitor import SoftmaxMonitor, ValidationMonitor, read_user_rows, sample_rows
-from rgals.training.solver import FactorState
 from tests.training.runs import N_ITEMS, N_USERS, planted
 
 LOSS = Loss("rg2", 1.0, 0.1)

@@ -62,7 +62,8 @@ def test_the_objective_is_the_dense_one_and_falls_at_every_half_step(
     for _ in range(4):
         sides: tuple[Side, ...] = ("user", "item")
         for side in sides:
-            before, after = solver._run_half_step(side)
+            step = solver._run_half_step(side)
+            before, after = step.objective_before, step.objective_after
             measured = dense_objective(solver, problem)
             assert before == pytest.approx(previous, abs=2e-5 * scale)
             assert after == pytest.approx(measured, abs=2e-5 * scale)
@@ -192,7 +193,7 @@ def test_a_run_continued_from_its_state_is_the_uninterrupted_run() -> None:
     first = make_solver(rows, loss, solver="cg")
     for _ in range(2):
         first.run_sweep()
-    second = make_solver(rows, loss, solver="cg", n_shards=2, state=first.state)
+    second = make_solver(rows, loss, solver="cg", state=first.blocks)
     continued = [second.run_sweep() for _ in range(2)]
     assert checksum(second) == checksum(whole)
     assert [r.objective_after_items for r in continued] == [r.objective_after_items for r in records[2:]]

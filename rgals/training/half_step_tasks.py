@@ -1,0 +1,181 @@
+"""What the workers do in a half-step: gather the fixed side, load their shards, solve their rows."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rgals.data.shards import ShardRange
+from rgals.execution import Block, WorkerContext
+from rgals.names import Factors, Float64Array, Side
+from rgals.numerics.half_step import HalfStepSystem, SolverChoice, rotate, solve_half_step, sum_rows
+from rgals.numerics.loss import Loss
+from rgals.numerics.pairwise import BLOCK_ROWS, SumNode
+from rgals.numerics.sparse import InteractionRows
+from rgals.training.factor_blocks import SideFactors
+from rgals.training.weighted_shards import WeightedShards
+
+__all__ = [
+    "ShardSummary",
+    "ShardTask",
+    "SharedHalfStep",
+    "Terms",
+    "gather_fixed",
+    "solve_shard",
+    "sum_shard",
+    "warm_up_shard",
+]
+
+Terms = tuple[Float64Array, Float64Array]
+"""Background weights and ridges of a shard's rows, each float64 of shape (n_rows,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """One shard of the side that is solved.
+
+    Parameters
+    ----------
+    side : Side
+        Which side.
+    index : int
+        Number of the shard.
+    shard : ShardRange
+        Its rows.
+    initial : Block
+        Their factors before the half-step.
+    terms : Block
+        Their background weights and ridges.
+    """
+
+    side: Side
+    index: int
+    shard: ShardRange
+    initial: Block[Factors]
+    terms: Block[Terms]
+
+
+@dataclass(frozen=True, slots=True)
+class SharedHalfStep:
+    """What all shards of a half-step share.
+
+    Parameters
+    ----------
+    run : str
+        Name of the run, under which workers keep their shards.
+    shards : Block of WeightedShards
+        Where shards are loaded from.
+    fixed : SideFactors
+        The fixed side.
+    fixed_matrix, initial_matrix : float32 arrays of shape (n_factors, n_factors)
+        What takes the blocks of the fixed and of the solved side into the basis of this half-step.
+    eigenvalues, linear : float64 arrays of shape (n_factors,)
+        Eigenvalues of B and the vector v, in that basis.
+    loss : Loss
+        The loss.
+    choice : SolverChoice
+        How rows are solved.
+    """
+
+    run: str
+    shards: Block[WeightedShards]
+    fixed: SideFactors
+    fixed_matrix: Factors
+    initial_matrix: Factors
+    eigenvalues: Float64Array
+    linear: Float64Array
+    loss: Loss
+    choice: SolverChoice
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSummary:
+    """What the driver learns of a solved shard.
+
+    Parameters
+    ----------
+    nodes : list of SumNode
+        Packed `rgals.numerics.half_step.SideSums` of its rows.
+    n_failed, first_failed : int
+        Rows without a finite solution, and the first of them within the shard, -1 when there are none.
+    """
+
+    nodes: list[SumNode]
+    n_failed: int
+    first_failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    shared: SharedHalfStep
+    system: HalfStepSystem
+
+
+def gather_fixed(shared: SharedHalfStep, context: WorkerContext) -> _Prepared:
+    """Bring the fixed side into one rotated array of this worker, a block at a time."""
+    fixed = np.empty((shared.fixed.n_rows, shared.fixed.n_factors), dtype=np.float32)
+    for shard, block in zip(shared.fixed.ranges, context.fetch_each(shared.fixed.blocks), strict=True):
+        rotate(block, shared.fixed_matrix, context.n_threads, out=fixed[shard.start : shard.stop])
+    return _Prepared(shared, _build_system(shared, fixed))
+
+
+def solve_shard(prepared: _Prepared, task: ShardTask, context: WorkerContext) -> tuple[Factors, ShardSummary]:
+    """Solve one shard's rows; give their factors and their sums."""
+    backgrounds, ridges = _writable(context.fetch(task.terms))
+    solved = solve_half_step(
+        prepared.system,
+        _load(prepared.shared, task.side, task.index, context),
+        context.fetch(task.initial),
+        backgrounds,
+        ridges,
+        first_block=task.shard.start // BLOCK_ROWS,
+        n_threads=context.n_threads,
+    )
+    return solved.factors, ShardSummary(solved.nodes, solved.n_failed, solved.first_failed)
+
+
+def sum_shard(shared: None, task: ShardTask, context: WorkerContext) -> list[SumNode]:
+    """Sum over the rows of a shard that is not solved now."""
+    del shared
+    return sum_rows(
+        context.fetch(task.initial),
+        *_writable(context.fetch(task.terms)),
+        first_block=task.shard.start // BLOCK_ROWS,
+        n_threads=context.n_threads,
+    )
+
+
+def warm_up_shard(shared: SharedHalfStep, task: tuple[Side, int], context: WorkerContext) -> None:
+    """Load a shard and compile or load the kernels, by solving one row without entries."""
+    loaded = _load(shared, *task, context)
+    weights = None if loaded.weights is None else loaded.weights[:0]
+    rows = InteractionRows(np.zeros(2, dtype=np.int64), loaded.columns[:0], weights, loaded.n_columns)
+    nothing = np.zeros((1, shared.fixed_matrix.shape[0]), dtype=np.float32)
+    solve_half_step(_build_system(shared, nothing), rows, nothing, np.ones(1), np.ones(1), first_block=0, n_threads=1)
+
+
+def resident_key(side: Side, index: int) -> Hashable:
+    """Give the key under which workers keep a shard."""
+    return (side, index)
+
+
+def _build_system(shared: SharedHalfStep, fixed: Factors) -> HalfStepSystem:
+    return HalfStepSystem(
+        fixed,
+        shared.initial_matrix,
+        shared.eigenvalues.astype(np.float32),
+        shared.linear.astype(np.float32),
+        shared.loss,
+        shared.choice,
+    )
+
+
+def _load(shared: SharedHalfStep, side: Side, index: int, context: WorkerContext) -> InteractionRows:
+    return context.resident(
+        shared.run, resident_key(side, index), lambda: context.fetch(shared.shards).load(side, index)
+    )
+
+
+def _writable(terms: Terms) -> Terms:
+    """Copy terms that may lie in shared memory: kernels are compiled for arrays that can be written to."""
+    return terms[0].copy(), terms[1].copy()
