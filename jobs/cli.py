@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from jobs import demo, describe, download, evaluate, ingest, recommend, similar, synthesize, train
+from jobs import demo, describe, doctor, download, evaluate, ingest, recommend, similar, synthesize, train
 from rgals.errors import RgalsError
 
 __all__ = ["app", "main"]
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("synthesize")(synthesize.synthesize)
 app.command("download")(download.download)
+app.command("doctor")(doctor.doctor)
 app.command("ingest")(ingest.ingest)
 app.command("describe")(describe.describe)
 app.command("train")(train.train)

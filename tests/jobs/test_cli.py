@@ -8,7 +8,18 @@ from typer.testing import CliRunner
 from jobs import cli
 from rgals.errors import InputError, RgalsError
 
-COMMANDS = ["demo", "synthesize", "download", "ingest", "describe", "train", "evaluate", "recommend", "similar"]
+COMMANDS = [
+    "demo",
+    "synthesize",
+    "download",
+    "doctor",
+    "ingest",
+    "describe",
+    "train",
+    "evaluate",
+    "recommend",
+    "similar",
+]
 
 
 def test_help_lists_every_command() -> None:

@@ -1,0 +1,280 @@
+"""Checks of ports, of who listens where, of Ray's token, of a cluster and of a dataset."""
+
+import importlib.metadata
+import os
+import platform
+import socket
+
+import pytest
+
+from rgals.errors import MissingDependencyError
+from rgals.execution import doctor_network as network
+from rgals.execution.doctor_network import Listener
+from rgals.execution.status import ClusterStatus, NodeStatus
+
+RAY = "/venv/site-packages/ray"
+DASHBOARD = f"/venv/bin/python {RAY}/dashboard/dashboard.py --host=0.0.0.0"
+GCS = f"{RAY}/core/src/ray/gcs/gcs_server --log_dir=/nowhere"
+AGENT = f"/venv/bin/python -u {RAY}/dashboard/agent.py"
+TOKEN = "0123456789abcdef" * 4
+
+HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+
+
+def socket_line(address, port, inode, state="0A"):
+    return f"   0: {address}:{port:04X} 00000000:0000 {state} 0:0 00:00000000 00000000 0 0 {inode} 1 0 100 0 0 10 0\n"
+
+
+def process(root, number, inode, command, variables=()):
+    folder = root / "proc" / str(number)
+    (folder / "fd").mkdir(parents=True)
+    (folder / "fd" / "3").symlink_to(f"socket:[{inode}]")
+    (folder / "cmdline").write_bytes(b"\0".join(word.encode() for word in command.split(" ")) + b"\0")
+    (folder / "environ").write_bytes(b"\0".join(variable.encode() for variable in variables))
+
+
+def test_listeners_are_read_with_their_processes(tmp_path):
+    tcp = tmp_path / "proc" / "net"
+    tcp.mkdir(parents=True)
+    (tcp / "tcp").write_text(
+        HEADER
+        + socket_line("0100007F", 8265, 11)
+        + socket_line("00000000", 6379, 12)
+        + socket_line("0100007F", 999, 13, state="01")
+    )
+    (tcp / "tcp6").write_text(
+        HEADER
+        + socket_line("00000000000000000000000001000000", 70, 14)
+        + socket_line("0000000000000000FFFF00000100007F", 80, 15)
+    )
+    process(tmp_path, 100, 11, DASHBOARD, ["RAY_AUTH_MODE=token", "SECRET=hidden"])
+    process(tmp_path, 101, 12, GCS, ["NOT_RAY_AUTH_MODE=token"])
+    (tmp_path / "proc" / "102").mkdir()
+    assert network.read_listeners(tmp_path) == (
+        Listener("::1", 70),
+        Listener("127.0.0.1", 80),
+        Listener("0.0.0.0", 6379, GCS, has_token=False),
+        Listener("127.0.0.1", 8265, DASHBOARD, has_token=True),
+    )
+
+
+def test_a_system_without_ipv6_is_read_too(tmp_path):
+    (tmp_path / "proc" / "net").mkdir(parents=True)
+    (tmp_path / "proc" / "net" / "tcp").write_text(HEADER)
+    assert network.read_listeners(tmp_path) == ()
+
+
+def test_a_listener_of_this_process_is_found():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        found = [listener for listener in network.read_listeners() if listener.port == port]
+        assert [(listener.address, listener.is_loopback, listener.is_ray) for listener in found] == [
+            ("127.0.0.1", True, False)
+        ]
+        assert "python" in found[0].command
+    assert port not in {listener.port for listener in network.read_listeners()}
+
+
+def test_free_ports_are_said():
+    finding = network.check_ports([Listener("127.0.0.1", 22)])
+    assert finding.status == "ok"
+    assert finding.found == "6379 (cluster) free, 8265 (dashboard and jobs) free, 10001 (client) free"
+
+
+def test_ports_of_ray_are_no_fault():
+    finding = network.check_ports([Listener("0.0.0.0", 6379, GCS), Listener("127.0.0.1", 8265, DASHBOARD)])
+    assert finding.status == "ok"
+    assert "6379 (cluster) taken by Ray" in finding.found
+    assert "8265 (dashboard and jobs) taken by Ray" in finding.found
+
+
+@pytest.mark.parametrize("command", ["", "/usr/bin/redis-server *:6379", "vi /home/a/ray/notes"])
+def test_a_port_of_another_program_is_a_warning(command):
+    finding = network.check_ports([Listener("127.0.0.1", 6379, command)])
+    assert finding.status == "warning"
+    assert "6379 (cluster) taken by another program" in finding.found
+    assert "--port" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("listeners", "status"),
+    [
+        ([], "ok"),
+        ([Listener("0.0.0.0", 22, "sshd")], "ok"),
+        ([Listener("127.0.0.1", 8265, DASHBOARD), Listener("::1", 6379, GCS)], "ok"),
+        ([Listener("0.0.0.0", 8265, DASHBOARD)], "problem"),
+        ([Listener("192.0.2.1", 8265, DASHBOARD, has_token=True)], "problem"),
+        ([Listener("::", 6379, GCS)], "problem"),
+        ([Listener("192.0.2.1", 52365, AGENT)], "problem"),
+        ([Listener("::", 6379, GCS, has_token=True), Listener("127.0.0.1", 8265, DASHBOARD, has_token=True)], "ok"),
+    ],
+)
+def test_a_ray_that_others_reach(listeners, status):
+    finding = network.check_exposure(listeners)
+    assert (finding.status, bool(finding.advice)) == (status, status != "ok")
+
+
+def test_an_open_dashboard_is_named_before_anything_else():
+    listeners = [Listener("0.0.0.0", 8265, DASHBOARD), Listener("::", 6379, GCS)]
+    finding = network.check_exposure(listeners)
+    assert "0.0.0.0:8265" in finding.found
+    assert "run code" in finding.found
+    assert "--dashboard-host 127.0.0.1" in finding.advice
+
+
+def test_many_places_are_counted():
+    finding = network.check_exposure([Listener("::", 7000 + port, GCS) for port in range(6)])
+    assert "[::]:7000, [::]:7001, [::]:7002, [::]:7003 and 2 more" in finding.found
+
+
+@pytest.fixture
+def token_file(tmp_path):
+    path = tmp_path / ".ray" / "auth_token"
+    path.parent.mkdir()
+    path.write_text(TOKEN)
+    path.chmod(0o600)
+    return path
+
+
+def test_a_token_that_only_its_owner_reads(tmp_path, token_file):
+    finding = network.check_token({"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)})
+    assert finding.status == "ok"
+    named = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file), "HOME": "/nowhere"}
+    assert network.check_token(named).status == "ok"
+    assert network.check_token({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "HOME": "/nowhere"}).status == "ok"
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
+def test_a_token_that_others_read_is_a_problem(tmp_path, token_file, mode):
+    token_file.chmod(mode)
+    finding = network.check_token({"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)})
+    assert finding.status == "problem"
+    assert f"chmod 600 {token_file}" in finding.advice
+    assert TOKEN not in finding.found + finding.advice
+
+
+@pytest.mark.parametrize("text", ["", "secret"])
+def test_a_short_token_is_a_problem(tmp_path, token_file, text):
+    token_file.write_text(text)
+    finding = network.check_token({"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)})
+    assert finding.status == "problem"
+    assert "secret" not in finding.found
+
+
+def test_a_short_token_in_the_environment_is_a_problem():
+    finding = network.check_token({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "hunter2"})
+    assert finding.status == "problem"
+    assert "hunter2" not in finding.found + finding.advice
+
+
+def test_without_a_token_there_is_a_warning(tmp_path):
+    for environment in ({"HOME": str(tmp_path)}, {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token"}):
+        finding = network.check_token(environment)
+        assert finding.status == "warning"
+        assert "--generate" in finding.advice
+
+
+def test_a_mode_that_is_off_or_not_set_is_a_warning(tmp_path, token_file):
+    off = network.check_token({"HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled"})
+    unset = network.check_token({"HOME": str(tmp_path)})
+    assert (off.status, unset.status) == ("warning", "warning")
+    assert "RAY_AUTH_MODE=disabled" in off.found
+    assert "not set" in unset.found
+    assert "RAY_AUTH_MODE=token" in off.advice
+    assert "RAY_AUTH_MODE=token" in unset.advice
+
+
+def status(**changed):
+    fields = {
+        "is_reachable": True,
+        "authentication": "token",
+        "ray_version": importlib.metadata.version("ray"),
+        "python_version": platform.python_version(),
+        "nodes": (NodeStatus("a", "192.0.2.1", 4, 10**9, 10**9), NodeStatus("b", "192.0.2.2", 4, 10**9, 10**9)),
+        "message": "two nodes",
+    }
+    return ClusterStatus(**{**fields, **changed})
+
+
+def cluster(**changed):
+    asked = []
+    findings = network.check_cluster("head:6379", 5.0, lambda *question: asked.append(question) or status(**changed))
+    assert asked == [("head:6379", 5.0)]
+    return {finding.name: finding for finding in findings}
+
+
+def test_a_cluster_that_is_fit():
+    found = cluster()
+    assert [finding.status for finding in found.values()] == ["ok", "ok", "ok"]
+    assert found["cluster"].found == "head:6379: 2 nodes, 8 CPUs, 2 GB of object store"
+
+
+def test_a_cluster_that_does_not_answer_is_a_problem():
+    found = cluster(is_reachable=False, message="no answer in 5 s")
+    assert list(found) == ["cluster"]
+    assert found["cluster"].status == "problem"
+    assert "head:6379: no answer in 5 s" in found["cluster"].found
+
+
+def test_a_cluster_without_nodes_is_a_problem():
+    assert cluster(nodes=())["cluster"].status == "problem"
+
+
+def test_without_ray_the_cluster_cannot_be_asked():
+    def ask(address, timeout_s):
+        raise MissingDependencyError("ray is not installed")
+
+    (finding,) = network.check_cluster("head:6379", 5.0, ask)
+    assert (finding.status, finding.found) == ("problem", "ray is not installed")
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"ray_version": "2.9.0"}, "problem"),
+        ({"python_version": "3.12.1"}, "problem"),
+        ({"python_version": None}, "warning"),
+    ],
+)
+def test_other_versions_on_the_cluster(changed, expected):
+    assert cluster(**changed)["cluster versions"].status == expected
+
+
+LOCAL = (NodeStatus("a", "127.0.0.1", 4, 10**9, 10**9),)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"authentication": "off"}, "problem"),
+        ({"authentication": "off", "nodes": LOCAL}, "warning"),
+        ({"authentication": "unknown"}, "warning"),
+    ],
+)
+def test_a_cluster_that_asks_for_no_token(changed, expected):
+    finding = cluster(**changed)["cluster token"]
+    assert finding.status == expected
+    assert finding.advice
+
+
+def test_a_dataset_that_is_there_and_one_that_is_not(tmp_path):
+    from rgals.data.ingest import IngestOptions, ingest
+
+    (tmp_path / "events.csv").write_text("user_id,item_id\na,x\na,y\nb,x\n")
+    ingest([tmp_path / "events.csv"], tmp_path / "dataset", IngestOptions())
+    found = network.check_dataset(str(tmp_path / "dataset"))
+    assert found.status == "ok"
+    assert found.found.startswith("2 users, 2 items, 3 interactions")
+    absent = network.check_dataset(str(tmp_path / "other"))
+    assert absent.status == "problem"
+    assert str(tmp_path / "other") in absent.found
+
+
+def test_a_dataset_with_broken_ids_is_a_problem(tmp_path):
+    from rgals.data.ingest import IngestOptions, ingest
+
+    (tmp_path / "events.csv").write_text("user_id,item_id\na,x\na,y\nb,x\n")
+    ingest([tmp_path / "events.csv"], tmp_path / "dataset", IngestOptions())
+    ids = next(path for path in (tmp_path / "dataset").rglob("*") if "item" in path.name and path.is_file())
+    ids.write_bytes(os.urandom(ids.stat().st_size))
+    assert network.check_dataset(str(tmp_path / "dataset")).status == "problem"
