@@ -224,7 +224,7 @@ class CheckpointStore:
         sweeps = self.sweeps()
         if sweeps:
             raise OutputExistsError(
-                f"{self.folder}: holds checkpoints up to sweep {sweeps[-1]}; pass --resume to go on from there, "
+                f"{self.folder}: holds checkpoints up to sweep {sweeps[-1]}; pass --resume auto to go on from there, "
                 "--overwrite to discard them, or choose another checkpoint folder"
             )
 

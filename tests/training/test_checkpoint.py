@@ -44,7 +44,7 @@ def whole(state, side):
 
 
 def save(store, checkpoint):
-    return save(store, checkpoint, EXECUTOR)
+    return store.save(checkpoint, EXECUTOR)
 
 
 def load(store, layouts=LAYOUTS):
@@ -210,7 +210,7 @@ def test_a_flipped_byte_is_a_checksum_error_that_names_the_way_out(tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ChecksumError, match=r"item_factors\.npy.*remove .*sweep-00002 to go on from sweep 1"):
+    with pytest.raises(ChecksumError, match=r"item-00000\.npy.*remove .*sweep-00002 to go on from sweep 1"):
         load(store)
 
 
@@ -240,12 +240,14 @@ def test_a_newer_format_is_refused(tmp_path):
 
 def test_the_manifest_names_sweep_dataset_and_options(tmp_path):
     folder = save(store_at(tmp_path), state_at(1))
-    payload, files = read_manifest(folder, "checkpoint", 1)
+    payload, files = read_manifest(folder, "checkpoint", 2)
     assert payload == {
         "sweep": 1,
         "dataset": IDENTITY.dataset,
         "options": dict(IDENTITY.options),
         "validation": None,
+        "n_factors": 4,
+        "blocks": {"user": [[0, 5]], "item": [[0, 3]]},
     }
     assert set(files) == {"user-00000.npy", "item-00000.npy", "state.json"}
 
@@ -255,7 +257,7 @@ def test_existing_checkpoints_are_refused_until_they_are_cleared(tmp_path):
     store.refuse_existing()
     save(store, state_at(4))
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(OutputExistsError, match="up to sweep 4; pass --resume"):
+    with pytest.raises(OutputExistsError, match="up to sweep 4; pass --resume auto"):
         store.refuse_existing()
     store.clear()
     store.refuse_existing()

@@ -10,7 +10,19 @@ from rgals.training.events import EventLog, HalfStepEvent, SoftmaxEvent, Validat
 
 
 def half_step(sweep=1):
-    return HalfStepEvent(sweep, "user", 14.0, objective=10.5, fall=0.25, seconds=0.5, interactions_per_s=2e6)
+    return HalfStepEvent(
+        sweep,
+        "user",
+        14.0,
+        objective=10.5,
+        fall=0.25,
+        seconds=0.5,
+        interactions_per_s=2e6,
+        n_workers=2,
+        slowest_worker="worker 1",
+        slowest_s=0.5,
+        mean_s=0.375,
+    )
 
 
 def test_a_line_holds_time_kind_and_every_field(tmp_path):
@@ -27,6 +39,10 @@ def test_a_line_holds_time_kind_and_every_field(tmp_path):
         "fall": 0.25,
         "seconds": 0.5,
         "interactions_per_s": 2e6,
+        "n_workers": 2,
+        "slowest_worker": "worker 1",
+        "slowest_s": 0.5,
+        "mean_s": 0.375,
     }
 
 

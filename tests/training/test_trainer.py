@@ -108,8 +108,8 @@ class Ndcgs:
         self.values = values
         monkeypatch.setattr(run_module.ValidationMonitor, "measure", self)
 
-    def __call__(self, state, item_degrees, weight_scale, n_threads):
-        return ValidationScore(self.values[state.sweep], 10)
+    def __call__(self, factors, item_degrees, weight_scale, n_threads):
+        return ValidationScore(self.values[factors.state.sweep], 10)
 
 
 def test_patience_gives_back_the_best_sweep(monkeypatch):
