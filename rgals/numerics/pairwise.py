@@ -35,7 +35,7 @@ def merge_nodes(nodes: Iterable[SumNode]) -> list[SumNode]:
     ----------
     nodes : iterable of SumNode
         In ascending order of the blocks that they cover, without a gap. The values of merged nodes
-        are used up: the sum is written into the left one.
+        are used up: the sum is written into the left one where that is possible.
 
     Returns
     -------
@@ -47,8 +47,9 @@ def merge_nodes(nodes: Iterable[SumNode]) -> list[SumNode]:
         merged = node
         while stack and stack[-1].level == merged.level and stack[-1].index + 1 == merged.index and merged.index % 2:
             left = stack.pop()
-            np.add(left.value, merged.value, out=left.value)
-            merged = SumNode(left.level + 1, left.index // 2, left.value)
+            # A value that came from another process lies in memory that cannot be written to.
+            total = np.add(left.value, merged.value, out=left.value if left.value.flags.writeable else None)
+            merged = SumNode(left.level + 1, left.index // 2, total)
         stack.append(merged)
     return stack
 
