@@ -1,0 +1,169 @@
+"""One map over the workers of a pool: hands out tasks, waits, starts again what was lost."""
+
+import logging
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rgals.errors import WorkerLostError
+from rgals.execution.schedule import Schedule
+from rgals.execution.worker import Report
+from rgals.execution.worker_pool import LOOK_INTERVAL_S, Member, WorkerGoneError, WorkerPool
+
+__all__ = ["Finished", "run_map"]
+
+LOGGER = logging.getLogger(__name__)
+MAX_LOSSES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A task that has ended.
+
+    Parameters
+    ----------
+    block : object or None
+        Reference of the large part of its result, where blocks are kept.
+    report : Report
+        The rest.
+    worker : str
+        Name of the worker that ran it.
+    """
+
+    block: Any
+    report: Report
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    position: int
+    worker: int
+    name: str
+    block: Any
+
+
+def run_map(
+    pool: WorkerPool,
+    number: int,
+    work: Any,
+    tasks: Sequence[Any],
+    keys: Sequence[Hashable] | None,
+    costs: Sequence[float] | None,
+    *,
+    keeps_blocks: bool,
+) -> Iterator[Finished]:
+    """Run the tasks of one map on a pool and give what comes back, in the order of the tasks.
+
+    Parameters
+    ----------
+    pool : WorkerPool
+        The workers.
+    number : int
+        Tells this map from others.
+    work : object
+        Reference of the `rgals.execution.worker.Work`.
+    tasks, keys, costs : sequence
+        See `rgals.execution.Executor.map_ordered`.
+    keeps_blocks : bool
+        Whether the large part of each result stays where it was made.
+
+    Raises
+    ------
+    WorkerLostError
+        If a task lost its worker three times, or no worker is left.
+    """
+    run = _MapRun(pool, number, work, tasks, Schedule(len(tasks), keys, costs, pool.homes, pool.ready), keys)
+    run.method = "run_block" if keeps_blocks else "run"
+    try:
+        for position in range(len(tasks)):
+            while position not in run.finished:
+                run.step()
+            yield run.finished.pop(position)
+    finally:
+        run.end()
+
+
+class _MapRun:
+    def __init__(
+        self,
+        pool: WorkerPool,
+        number: int,
+        work: Any,
+        tasks: Sequence[Any],
+        schedule: Schedule,
+        keys: Sequence[Hashable] | None,
+    ) -> None:
+        self.finished: dict[int, Finished] = {}
+        self.method = "run"
+        self._pool = pool
+        self._number = number
+        self._work = work
+        self._tasks = tasks
+        self._keys = keys
+        self._schedule = schedule
+        self._calls: dict[Any, _Call] = {}
+        self._n_losses: dict[int, int] = {}
+
+    def step(self) -> None:
+        """Hand out what can be handed out, and wait until something has happened."""
+        pool = self._pool
+        pool.look(is_forced=False)
+        if not pool.ready:
+            pool.await_any()
+        for number in self._schedule.workers - pool.ready.keys():
+            self._schedule.remove_worker(number)
+        for member in list(pool.ready.values()):
+            self._schedule.add_worker(member.number)
+            self._feed(member)
+        there = pool.cluster.wait([*self._calls, *pool.start_references()], LOOK_INTERVAL_S)
+        pool.collect(there)
+        for reference in [reference for reference in there if reference in self._calls]:
+            self._receive(reference)
+
+    def end(self) -> None:
+        """Take back what has not begun, and let the workers forget the map."""
+        for reference in self._calls:
+            self._pool.cluster.cancel(reference)
+        self._calls.clear()
+        self.finished.clear()
+        self._pool.call_each("end_map", self._number)
+
+    def _feed(self, member: Member) -> None:
+        pool = self._pool
+        while True:
+            n_outstanding = sum(call.worker == member.number for call in self._calls.values())
+            assignment = self._schedule.take(member.number, n_outstanding)
+            if assignment is None:
+                return
+            position = assignment.position
+            if assignment.left is not None and self._keys is not None and assignment.left in pool.ready:
+                match self._keys[position]:
+                    case (str(owner), key):
+                        pool.cluster.call(pool.ready[assignment.left].handle, "forget", owner, key)
+            found = pool.cluster.call(member.handle, self.method, self._number, [self._work], self._tasks[position])
+            block, reference = found if self.method == "run_block" else (None, found)
+            self._calls[reference] = _Call(position, member.number, member.name, block)
+
+    def _receive(self, reference: Any) -> None:
+        call = self._calls[reference]
+        is_oldest = next(other for other in self._calls.values() if other.worker == call.worker) is call
+        del self._calls[reference]
+        try:
+            report: Report = self._pool.cluster.get(reference)
+        except WorkerGoneError as error:
+            self._pool.lose(call.worker, str(error))
+            self._schedule.remove_worker(call.worker)
+            self._schedule.give_back(call.position)
+            if is_oldest:  # the others were only waiting there
+                self._count_loss(call, error)
+            return
+        self.finished[call.position] = Finished(call.block, report, call.name)
+
+    def _count_loss(self, call: _Call, error: WorkerGoneError) -> None:
+        losses = self._n_losses[call.position] = self._n_losses.get(call.position, 0) + 1
+        if losses >= MAX_LOSSES:
+            raise WorkerLostError(
+                f"task {call.position} ended its worker {losses} times, last {call.name}; most often the memory"
+                f" of the node does not suffice: use more nodes or fewer workers on each. Ray says: {error}"
+            ) from error
