@@ -1,0 +1,147 @@
+"""How fast the kernels are here: a short measurement on a made-up problem of the wanted shape.
+
+The problem is always the same for the same arguments; only the clock differs.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rgals.errors import InputError
+from rgals.names import Factors
+from rgals.numerics.half_step import HalfStepSystem, SolverChoice, rotate, solve_half_step
+from rgals.numerics.initial import initial_factors
+from rgals.numerics.loss import Loss
+from rgals.numerics.pairwise import BLOCK_ROWS
+from rgals.numerics.sparse import InteractionRows
+from rgals.numerics.threads import available_threads, one_blas_thread
+from rgals.training.sweep_time import Calibration, Rates
+
+__all__ = ["calibrate"]
+
+_WORK = 1 << 25
+"""Interactions times factors of a measured half-step: tens of milliseconds."""
+
+_MOST_INTERACTIONS = 1 << 20
+_LEAST_ROWS = 2 * BLOCK_ROWS
+_MOST_PRODUCTS = 1 << 31
+"""Rows times squared factors of a measured half-step or rotation."""
+
+_FIXED_FLOATS = 1 << 24
+"""Largest fixed side, in numbers: 64 MB, more than caches hold."""
+
+_REPEATS = 3
+_LOSS = Loss("rg2", alpha=0.03, reg=0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """One half-step to be timed."""
+
+    system: HalfStepSystem
+    rows: InteractionRows
+    initial: Factors
+
+
+def calibrate(
+    n_users: int, n_items: int, n_interactions: int, n_factors: int, *, n_threads: Sequence[int] | None = None
+) -> Calibration:
+    """Measure the speed of the half-steps and of the rotation on this machine.
+
+    Rows have as many interactions as those of the problem have on average, and the fixed side is as
+    long, up to 64 MB; everything else is cut to a size that takes a few seconds altogether.
+
+    Parameters
+    ----------
+    n_users, n_items, n_interactions, n_factors : int
+        The problem.
+    n_threads : sequence of int or None
+        Numbers of threads to measure; None: one, and all processors.
+
+    Returns
+    -------
+    Calibration
+        The median of three measurements for each number of threads.
+
+    Raises
+    ------
+    InputError
+        If a number is below 1.
+    """
+    threads = sorted(set(n_threads if n_threads is not None else (1, available_threads())))
+    for name, value in (
+        ("n_users", n_users),
+        ("n_items", n_items),
+        ("n_interactions", n_interactions),
+        ("n_factors", n_factors),
+        ("n_threads", min(threads, default=0)),
+    ):
+        if value < 1:
+            raise InputError(f"calibration: {name}: expected at least 1, found {value}")
+    users = _make_problem(n_users, n_items, n_interactions, n_factors)
+    items = _make_problem(n_items, n_users, n_interactions, n_factors)
+    basis = np.linalg.qr(initial_factors(n_factors, n_factors, seed=2).astype(np.float64))[0].astype(np.float32)
+    long_side = max(users.system.fixed, items.system.fixed, key=len)
+    long_side = long_side[: max(_LEAST_ROWS, _MOST_PRODUCTS // n_factors**2)]
+    with one_blas_thread:
+        return Calibration(tuple(_measure(users, items, long_side, basis, count) for count in threads))
+
+
+def _measure(users: _Problem, items: _Problem, long_side: Factors, basis: Factors, n_threads: int) -> Rates:
+    return Rates(
+        n_threads,
+        user_solve_s=_solve_rate(users, n_threads),
+        item_solve_s=_solve_rate(items, n_threads),
+        rotate_s=_median_s(lambda: rotate(long_side, basis, n_threads)) / (long_side.size * basis.shape[0]),
+    )
+
+
+def _make_problem(n_rows: int, n_fixed: int, n_interactions: int, n_factors: int) -> _Problem:
+    """Make rows of the mean length, whose columns crowd at the beginning as popular rows do."""
+    wanted = min(_MOST_INTERACTIONS, _WORK // n_factors)
+    degree = max(1, min(round(n_interactions / n_rows), wanted // (4 * _LEAST_ROWS)))
+    most_rows = min(_FIXED_FLOATS // n_factors, _MOST_PRODUCTS // n_factors**2)
+    measured_rows = max(_LEAST_ROWS, min(math.ceil(wanted / degree), most_rows))
+    measured_fixed = min(max(n_fixed, BLOCK_ROWS), max(_LEAST_ROWS, _FIXED_FLOATS // n_factors))
+    generator = np.random.Generator(np.random.PCG64(1))
+    uniform = generator.random((measured_rows, degree), dtype=np.float32)
+    columns = np.minimum(uniform * uniform * measured_fixed, measured_fixed - 1).astype(np.int32)
+    columns.sort(axis=1)
+    indptr = np.arange(measured_rows + 1, dtype=np.int64) * degree
+    flat = np.ones(n_factors, dtype=np.float32)
+    system = HalfStepSystem(
+        initial_factors(measured_fixed, n_factors, seed=0),
+        np.eye(n_factors, dtype=np.float32),
+        flat,
+        flat * 0.1,
+        _LOSS,
+        SolverChoice(),
+    )
+    rows = InteractionRows(indptr, columns.reshape(-1), None, measured_fixed)
+    return _Problem(system, rows, initial_factors(measured_rows, n_factors, seed=1))
+
+
+def _solve_rate(problem: _Problem, n_threads: int) -> float:
+    """Give the seconds per interaction and factor of a half-step."""
+    ones = np.ones(problem.initial.shape[0])
+
+    def solve() -> None:
+        solve_half_step(problem.system, problem.rows, problem.initial, ones, ones, first_block=0, n_threads=n_threads)
+
+    n_factors: int = problem.initial.shape[1]
+    return _median_s(solve) / (problem.rows.n_interactions * n_factors)
+
+
+def _median_s(function: Callable[[], object]) -> float:
+    """Time a function; a call before compiles and warms up."""
+    function()
+    seconds = []
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)

@@ -1,0 +1,201 @@
+"""The terms of a plan: each one is a function of what is asked, and its docstring is its formula.
+
+``docs/scaling.md`` gives the reasons. In the formulas, U and I are the rows of both sides, n the
+interactions, d the factors, W the workers, N the nodes; sizes are in bytes.
+"""
+
+import math
+
+from rgals.names import Side
+from rgals.training.plan_input import IMBALANCE, PlanInput
+
+__all__ = [
+    "best_sweep_bytes",
+    "block_buffer_bytes",
+    "busiest_share",
+    "checkpoint_bytes",
+    "dataset_disk_bytes",
+    "decoding_bytes",
+    "factor_bytes",
+    "fixed_side_bytes",
+    "hottest_row",
+    "ids_bytes",
+    "model_disk_bytes",
+    "model_writing_bytes",
+    "network_bytes",
+    "new_side_bytes",
+    "process_bytes",
+    "resident_bytes",
+    "row_bytes",
+    "shard_bytes",
+    "spare_store_bytes",
+    "stored_factors_bytes",
+    "stored_rows_bytes",
+    "watched_items_bytes",
+    "window_bytes",
+]
+
+BASE_BYTES = 300_000_000
+"""A process with Python, NumPy, Numba, pyarrow and compiled kernels, before any data."""
+
+ID_BYTES = 24
+"""An id of some 16 characters and its offset."""
+
+DRIVER_ROW_BYTES = 40
+"""Degree, sum of weights, background, ridge and degree factor of a row, 8 each."""
+
+BLOCKS_UNDER_WAY = 4
+"""Blocks that a node receives at a time."""
+
+DECODING_COPIES = 3
+"""Size of a shard while it is read, over its size afterwards."""
+
+SPILL_FRACTION = 0.8
+"""Ray begins to move objects to disk when its store is filled to this fraction."""
+
+HOTTEST_FRACTION = 0.1
+"""Fraction of the users that the most popular item is taken to have met, where nobody says."""
+
+DATASET_ENTRY_BYTES = 6
+"""An interaction in the dataset, by user and by item, compressed, without its weight."""
+
+SIDES: tuple[Side, Side] = ("user", "item")
+
+
+def process_bytes() -> int:
+    """300 MB: Python, its libraries and the compiled kernels."""
+    return BASE_BYTES
+
+
+def shard_bytes(n_interactions: int, n_rows: int, has_weights: bool) -> int:
+    """4 n + 8 rows, + 4 n with weights: columns, offsets, weights of interactions in memory."""
+    return (8 if has_weights else 4) * n_interactions + 8 * n_rows
+
+
+def resident_bytes(asked: PlanInput) -> int:
+    """Both sides' shards, 1.25 / W of them (all with one worker), at least the largest of each side."""
+    share = min(1.0, IMBALANCE / asked.n_workers)
+    total = 0
+    for side, n_rows in zip(SIDES, (asked.n_users, asked.n_items), strict=True):
+        whole = shard_bytes(asked.n_interactions, n_rows, asked.has_weights)
+        total += max(math.ceil(whole * share), _largest_shard_bytes(asked, side))
+    return total
+
+
+def fixed_side_bytes(asked: PlanInput) -> int:
+    """max(U, I) d 4: the larger side, rotated, whole in each worker while the smaller one is solved."""
+    return asked.largest_side * asked.n_factors * 4
+
+
+def block_buffer_bytes(asked: PlanInput) -> int:
+    """2 largest blocks: a task's starting point and its result."""
+    return 2 * _largest_block_bytes(asked)
+
+
+def decoding_bytes(asked: PlanInput) -> int:
+    """3 largest shards: a shard while it is read from its file."""
+    return DECODING_COPIES * max(_largest_shard_bytes(asked, side) for side in SIDES)
+
+
+def factor_bytes(asked: PlanInput) -> int:
+    """(U + I) d 4: the factors of both sides."""
+    return (asked.n_users + asked.n_items) * asked.n_factors * 4
+
+
+def stored_factors_bytes(asked: PlanInput) -> int:
+    """(U + I) d 4 / N: a node's share of the blocks of both sides."""
+    return _per_node(asked, factor_bytes(asked))
+
+
+def new_side_bytes(asked: PlanInput) -> int:
+    """max(U, I) d 4 / N: a node's share of the new blocks of the side being solved, beside the old ones."""
+    return _per_node(asked, fixed_side_bytes(asked))
+
+
+def best_sweep_bytes(asked: PlanInput) -> int:
+    """(U + I) d 4 / N with patience, else 0: a node's share of the best validated sweep."""
+    return stored_factors_bytes(asked) if asked.keeps_best else 0
+
+
+def window_bytes(asked: PlanInput) -> int:
+    """4 largest blocks: blocks on their way from other nodes."""
+    return BLOCKS_UNDER_WAY * _largest_block_bytes(asked)
+
+
+def stored_rows_bytes(asked: PlanInput) -> int:
+    """40 (U + I): the same numbers, sent to the workers; where the driver is all of them, elsewhere 24."""
+    return DRIVER_ROW_BYTES * (asked.n_users + asked.n_items)
+
+
+def spare_store_bytes(filled_bytes: int) -> int:
+    """1/4 of all other terms: Ray moves objects to disk when its store is filled to 80%."""
+    return math.ceil(filled_bytes * (1 / SPILL_FRACTION - 1))
+
+
+def row_bytes(asked: PlanInput) -> int:
+    """40 (U + I): degrees, sums of weights, backgrounds, ridges, degree factors."""
+    return DRIVER_ROW_BYTES * (asked.n_users + asked.n_items)
+
+
+def watched_items_bytes(asked: PlanInput) -> int:
+    """I d 4: the item factors, to rank and to monitor with."""
+    return asked.n_items * asked.n_factors * 4
+
+
+def ids_bytes(asked: PlanInput) -> int:
+    """24 (U + I): the id dictionaries, read to write the model."""
+    return ID_BYTES * (asked.n_users + asked.n_items)
+
+
+def model_writing_bytes(asked: PlanInput) -> int:
+    """2 largest blocks + 3 largest shards by user: the model is written piece by piece."""
+    return 2 * _largest_block_bytes(asked) + DECODING_COPIES * _largest_shard_bytes(asked, "user")
+
+
+def dataset_disk_bytes(asked: PlanInput) -> int:
+    """6 n + 24 (U + I), + 8 n with weights, unless it is there: shards of both sides and the dictionaries."""
+    if asked.dataset_bytes is not None:
+        return 0
+    return (DATASET_ENTRY_BYTES + (8 if asked.has_weights else 0)) * asked.n_interactions + ids_bytes(asked)
+
+
+def checkpoint_bytes(asked: PlanInput) -> int:
+    """(kept + 1) (U + I) d 4, twice with patience: the checkpoints, and one that is being written."""
+    return (asked.keep_checkpoints + 1) * factor_bytes(asked) * (2 if asked.keeps_best else 1)
+
+
+def model_disk_bytes(asked: PlanInput) -> int:
+    """(U + I) (4 d + 24) + 4 n + 8 U + 8 I, + 4 n with weights: factors, ids, the interactions to leave out."""
+    seen = shard_bytes(asked.n_interactions, asked.n_users, asked.has_weights) + 8 * asked.n_items
+    return factor_bytes(asked) + ids_bytes(asked) + seen
+
+
+def network_bytes(asked: PlanInput) -> int:
+    """(U + I) d 4 (1 - 1/N): what each node receives in a sweep, each side once, less its own share."""
+    return factor_bytes(asked) - factor_bytes(asked) // asked.n_nodes
+
+
+def busiest_share(asked: PlanInput, side: Side) -> float:
+    """ceil(shards / W) / shards: share of a side's shards that the busiest worker solves."""
+    n_shards = asked.shards(side).n_shards
+    return math.ceil(n_shards / asked.n_workers) / n_shards
+
+
+def hottest_row(asked: PlanInput) -> int:
+    """U / 10, at most n, unless given: interactions of the row with most of them."""
+    if asked.hottest_row is not None:
+        return asked.hottest_row
+    return min(asked.n_interactions, math.ceil(asked.n_users * HOTTEST_FRACTION))
+
+
+def _largest_block_bytes(asked: PlanInput) -> int:
+    return max(asked.shards(side).largest_rows for side in SIDES) * asked.n_factors * 4
+
+
+def _largest_shard_bytes(asked: PlanInput, side: Side) -> int:
+    shape = asked.shards(side)
+    return shard_bytes(shape.largest_interactions, shape.largest_rows, asked.has_weights)
+
+
+def _per_node(asked: PlanInput, n_bytes: int) -> int:
+    return math.ceil(n_bytes / asked.n_nodes)
