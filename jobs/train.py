@@ -5,7 +5,7 @@ import shlex
 import sys
 import tomllib
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -16,22 +16,31 @@ from rich.table import Table
 
 import rgals
 from jobs.config_options import with_config_options
+from jobs.executor_options import (
+    AddressOption,
+    ExecutorOption,
+    ThreadsOption,
+    WorkerCpusOption,
+    WorkersOption,
+    read_executor_options,
+)
 from rgals.artifact.model import Model
 from rgals.artifact.model_writer import write_model
+from rgals.data.arrays import FactorBlocks
 from rgals.data.dataset import Dataset
 from rgals.data.storage import Folder, check_output
 from rgals.errors import InputError, RgalsError
-from rgals.execution import InProcessExecutor
+from rgals.execution import Executor, open_executor
 from rgals.names import Part
-from rgals.numerics.fold_in import canonical_factors
+from rgals.numerics.fold_in import user_background
 from rgals.numerics.sparse import InteractionRows
 from rgals.training.checkpoint import check_writable
 from rgals.training.config import TrainingConfig
 from rgals.training.events import EventLog, Listener, TrainingEvent
 from rgals.training.interrupt import StopSignals
 from rgals.training.progress import ProgressDisplay
+from rgals.training.result import TrainResult
 from rgals.training.run import Resume
-from rgals.training.trainer import TrainResult
 from rgals.training.trainer import train as train_factors
 from rgals.training.warm_start import WarmStart, match_by_id
 
@@ -41,6 +50,7 @@ EXIT_INTERRUPTED = 130
 """What shells give for a command ended by Ctrl-C."""
 
 _STOPPING = "rgals: stopping after this sweep; once more stops at once"
+_RESUME_MODES: dict[str, Resume] = {"never": False, "auto": "auto", "required": True}
 _STOP_WORDS = {
     "sweeps": "n_sweeps",
     "tolerance": "tolerance",
@@ -62,7 +72,11 @@ def train(
             help="Training options as .json or .toml, or a model's config.json; options given here go before it.",
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads to use.", show_default="every processor")] = None,
+    executor: ExecutorOption = "in-process",
+    threads: ThreadsOption = None,
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    worker_cpus: WorkerCpusOption = None,
     warm_start: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Start from this model's factors, matched by id.")
     ] = None,
@@ -70,10 +84,13 @@ def train(
         str | None,
         typer.Option(metavar="FOLDER", help="Where checkpoints go.", show_default="MODEL.checkpoints"),
     ] = None,
-    is_resumed: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
-    is_resumed_if_any: Annotated[
-        bool, typer.Option("--resume-if-any", help="Go on from the newest checkpoint where there is one.")
-    ] = False,
+    resume: Annotated[
+        str,
+        typer.Option(
+            metavar="never|auto|required",
+            help="Go on from the newest checkpoint: 'auto' where there is one, 'required' or not at all.",
+        ),
+    ] = "never",
     events: Annotated[
         Path | None, typer.Option(metavar="FILE.jsonl", help="Append every event of the run to this file.")
     ] = None,
@@ -84,32 +101,23 @@ def train(
 ) -> None:
     """Train a model by alternating least squares.
 
-    Ctrl-C ends the run after the present sweep and leaves a checkpoint for --resume.
+    Ctrl-C ends the run after the present sweep and leaves a checkpoint for --resume auto.
     """
     chosen = {name: value for name, value in options.items() if value is not None}
     settings = TrainingConfig.from_options({**_read_options(config), **chosen})
-    executor = InProcessExecutor(threads)
+    where = read_executor_options(executor, threads, address, workers, worker_cpus)
+    if resume not in _RESUME_MODES:
+        raise InputError(f"--resume: expected never, auto or required, found {resume!r}")
     target = check_output(output, overwrite)
     check_writable(target)
     place = Folder.at(checkpoints) if checkpoints else Folder(target.filesystem, f"{target.path}.checkpoints")
     opened = Dataset.open(dataset)
-    resume: Resume = is_resumed or ("auto" if is_resumed_if_any else False)
     initial = None if warm_start is None else _read_warm_start(Model.open(warm_start), opened)
-    result = _train(opened, settings, executor, initial, place, resume, overwrite, events)
-    lineage = {
-        "dataset": dataset,
-        "dataset_fingerprint": opened.fingerprint,
-        "dataset_counts": {
-            "users": opened.n_users,
-            "items": opened.n_items,
-            "interactions": opened.n_interactions,
-        },
-        "rgals_version": rgals.__version__,
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["rgals", *sys.argv[1:]]),
-        "warm_start": warm_start,
-    }
-    model = _write(output, opened, settings, result, lineage, executor.n_threads, overwrite)
+    with open_executor(where) as workforce:
+        run = _Run(opened, settings, workforce, initial, place, _RESUME_MODES[resume], overwrite, events)
+        result = _train(run)
+        lineage = _describe_lineage(dataset, opened, warm_start)
+        model = _write(output, run, result, lineage)
     _print_summary(output, model, result, settings)
 
 
@@ -142,40 +150,48 @@ def _read_options(path: Path | None) -> dict[str, Any]:
     return training if isinstance(training, dict) else found
 
 
-def _train(
-    dataset: Dataset,
-    settings: TrainingConfig,
-    executor: InProcessExecutor,
-    initial: WarmStart | None,
-    place: Folder,
-    resume: Resume,
-    overwrite: bool,
-    events: Path | None,
-) -> TrainResult:
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What the command line asks for, read and checked."""
+
+    dataset: Dataset
+    settings: TrainingConfig
+    executor: Executor
+    initial: WarmStart | None
+    checkpoints: Folder
+    resume: Resume
+    overwrite: bool
+    events: Path | None
+
+
+def _train(run: _Run) -> TrainResult:
     """Train under the eyes of the display and the event file; an interrupted run ends the command."""
+    dataset, place = run.dataset, run.checkpoints
     try:
         with ExitStack() as stack:
-            listeners: list[Listener] = [stack.enter_context(EventLog(events))] if events else []
+            listeners: list[Listener] = [stack.enter_context(EventLog(run.events))] if run.events else []
             listeners.append(stack.enter_context(ProgressDisplay()))
             result = train_factors(
                 dataset,
-                settings,
-                executor=executor,
+                run.settings,
+                executor=run.executor,
                 validation=_read_part(dataset, "validation"),
                 validation_fold_in=_read_part(dataset, "validation_fold_in"),
-                initial=initial,
+                initial=run.initial,
                 checkpoints=place,
-                resume=resume,
-                overwrite_checkpoints=overwrite,
+                resume=run.resume,
+                overwrite_checkpoints=run.overwrite,
                 on_event=lambda event: _tell(listeners, event),
                 should_stop=stack.enter_context(StopSignals(_STOPPING)),
             )
     except KeyboardInterrupt:
-        _end_interrupted(f"at once; checkpoints written before, if any, are in {place}: --resume goes on from them")
+        _end_interrupted(
+            f"at once; checkpoints written before, if any, are in {place}: --resume auto goes on from them"
+        )
     if result.stop_reason == "interrupted":
         _end_interrupted(
             f"after sweep {result.n_sweeps}; its state is in {result.checkpoint}; "
-            "to go on, run the same command with --resume"
+            "to go on, run the same command with --resume auto"
         )
     return result
 
@@ -205,28 +221,36 @@ def _end_interrupted(what: str) -> NoReturn:
     raise typer.Exit(EXIT_INTERRUPTED)
 
 
-def _write(
-    output: str,
-    dataset: Dataset,
-    settings: TrainingConfig,
-    result: TrainResult,
-    lineage: dict[str, Any],
-    n_threads: int,
-    overwrite: bool,
-) -> Model:
-    """Write the model, its factors in the basis that fold-in needs."""
-    loss = settings.to_loss()
-    user_factors, item_factors = canonical_factors(
-        result.user_factors, result.item_factors, loss, result.item_degrees, n_threads
-    )
+def _describe_lineage(location: str, dataset: Dataset, warm_start: str | None) -> dict[str, Any]:
+    return {
+        "dataset": location,
+        "dataset_fingerprint": dataset.fingerprint,
+        "dataset_counts": {
+            "users": dataset.n_users,
+            "items": dataset.n_items,
+            "interactions": dataset.n_interactions,
+        },
+        "rgals_version": rgals.__version__,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["rgals", *sys.argv[1:]]),
+        "warm_start": warm_start,
+    }
+
+
+def _write(output: str, run: _Run, result: TrainResult, lineage: dict[str, Any]) -> Model:
+    """Write the model block by block, its factors in the basis that fold-in needs."""
+    settings, factors = run.settings, result.factors
+    loss, users, items = settings.to_loss(), factors.state.users, factors.state.items
+    fold_in = user_background(factors.read_blocks("item"), loss, result.item_degrees, run.executor.caller_threads)
+    basis = None if fold_in.is_canonical else fold_in.basis
     kept = next((summary for summary in result.history if summary.sweep == result.kept_sweep), None)
     return write_model(
         output,
-        user_factors=user_factors,
-        item_factors=item_factors,
-        user_ids=dataset.user_ids,
-        item_ids=dataset.item_ids,
-        seen=dataset.read_part("train"),
+        user_factors=FactorBlocks(users.n_rows, users.n_factors, factors.read_blocks("user", basis)),
+        item_factors=FactorBlocks(items.n_rows, items.n_factors, factors.read_blocks("item", basis)),
+        user_ids=run.dataset.user_ids,
+        item_ids=run.dataset.item_ids,
+        seen=run.dataset,
         loss=loss,
         weight_scale=result.weight_scale,
         item_degrees=result.item_degrees,
@@ -243,7 +267,7 @@ def _write(
             "history": [asdict(summary) for summary in result.history],
         },
         lineage=lineage,
-        overwrite=overwrite,
+        overwrite=run.overwrite,
     )
 
 

@@ -242,7 +242,9 @@ def test_checkpoints_stand_beside_the_model_and_can_be_resumed_with_more_sweeps(
     names = sorted(path.name for path in (tmp_path / "short.checkpoints").iterdir())
     assert names == ["sweep-00002", "sweep-00004"]
     more = [*SMALL, "--n-sweeps", "6"]
-    run_train(dataset, "-o", tmp_path / "long", "--checkpoints", tmp_path / "short.checkpoints", "--resume", *more)
+    run_train(
+        dataset, "-o", tmp_path / "long", "--checkpoints", tmp_path / "short.checkpoints", "--resume", "auto", *more
+    )
     run_train(dataset, "-o", tmp_path / "whole", *more)
     assert Model.open(tmp_path / "long").factor_checksum == Model.open(tmp_path / "whole").factor_checksum
 
@@ -250,13 +252,15 @@ def test_checkpoints_stand_beside_the_model_and_can_be_resumed_with_more_sweeps(
 def test_resuming_another_configuration_is_refused(dataset, tmp_path):
     run_train(dataset, "--output", tmp_path / "a", "--checkpoints", tmp_path / "c", "--checkpoint-every", "2", *SMALL)
     with pytest.raises(StaleCheckpointError, match=r"alpha 1\.0 there, 3\.0 here"):
-        run_train(dataset, "-o", tmp_path / "b", "--checkpoints", tmp_path / "c", "--resume", *SMALL, "--alpha", "3")
+        run_train(
+            dataset, "-o", tmp_path / "b", "--checkpoints", tmp_path / "c", "--resume", "auto", *SMALL, "--alpha", "3"
+        )
 
 
 def test_resuming_from_nothing_is_an_error_unless_only_if_any(dataset, tmp_path):
     with pytest.raises(DataError, match="expected a checkpoint to resume from"):
-        run_train(dataset, "--output", tmp_path / "model", "--resume", *SMALL)
-    run_train(dataset, "--output", tmp_path / "model", "--resume-if-any", *SMALL)
+        run_train(dataset, "--output", tmp_path / "model", "--resume", "required", *SMALL)
+    run_train(dataset, "--output", tmp_path / "model", "--resume", "auto", *SMALL)
 
 
 def start_process(*arguments):
@@ -285,14 +289,14 @@ def test_a_signal_leaves_a_resumable_state_and_the_resumed_run_ends_with_the_sam
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
     assert "stopping after this sweep" in error
-    assert "to go on, run the same command with --resume" in error
+    assert "to go on, run the same command with --resume auto" in error
     assert "Traceback" not in error
     assert not (tmp_path / "model").exists()
     stop = read_events(events)[-1]
     assert (stop["kind"], stop["reason"]) == ("stop", "interrupted")
 
     n_sweeps = ("--n-sweeps", stop["sweep"] + 3)
-    run_train(*place, *options, *n_sweeps, "--resume")
+    run_train(*place, *options, *n_sweeps, "--resume", "auto")
     resumed_at = [event["sweep"] for event in read_events(events) if event["kind"] == "start"]
     assert resumed_at == [0, stop["sweep"]]
     run_train(dataset, "--output", tmp_path / "whole", *options, *n_sweeps)
