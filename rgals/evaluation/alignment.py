@@ -12,11 +12,43 @@ from rgals.errors import InputError
 from rgals.names import BoolArray, Factors, Offsets
 from rgals.numerics.sparse import InteractionRows
 
-__all__ = ["AlignedModel", "Solve", "align_model"]
+__all__ = ["AlignedFoldIn", "AlignedModel", "Solve", "align_model"]
 
 
 Solve: TypeAlias = Callable[[InteractionRows, int], Factors]
 """Gives the factors of new users from their interactions and a number of threads, as `UserSystem.solve` does."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlignedFoldIn:
+    """Solves new users from interactions in a dataset's rows; can be sent to another process.
+
+    Parameters
+    ----------
+    solve : callable
+        Solves new users in the model's own item rows.
+    model_item_rows : int64 array of shape (n_items,) or None
+        The model's row of each item of the dataset, -1 where unknown; None if the rows coincide.
+    n_model_items : int
+        Items of the model.
+    """
+
+    solve: Solve = field(repr=False)
+    model_item_rows: Offsets | None
+    n_model_items: int
+
+    def __call__(self, rows: InteractionRows, n_threads: int) -> Factors:
+        """Give the factors of new users from those of their items that the model holds."""
+        if self.model_item_rows is None:
+            return self.solve(rows, n_threads)
+        columns = self.model_item_rows[rows.columns]
+        is_known = columns >= 0
+        row_of_entry = np.repeat(np.arange(rows.n_rows), rows.degrees)
+        weights = None if rows.weights is None else rows.weights[is_known]
+        mapped = InteractionRows.from_pairs(
+            row_of_entry[is_known], columns[is_known], weights, rows.n_rows, self.n_model_items
+        )
+        return self.solve(mapped, n_threads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +73,8 @@ class AlignedModel:
         In the model's own rows.
     model_user_rows : int64 array of shape (n_users,) or None
         The model's row of each user of the dataset, -1 where unknown; None if the rows coincide.
-    model_item_rows : int64 array of shape (n_items,) or None
-        Likewise of each item.
-    solve : callable
-        Solves new users in the model's own item rows.
-    n_model_items : int
-        Items of the model.
+    fold_in : AlignedFoldIn
+        Solves new users.
     """
 
     name: str
@@ -57,9 +85,7 @@ class AlignedModel:
     is_known_item: BoolArray | None
     model_user_factors: Factors
     model_user_rows: Offsets | None
-    model_item_rows: Offsets | None
-    solve: Solve = field(repr=False)
-    n_model_items: int
+    fold_in: AlignedFoldIn
 
     def user_factors_of(self, user_rows: Offsets) -> Factors:
         """Give the factors of users by the dataset's rows; zeros where the model does not know them."""
@@ -69,19 +95,6 @@ class AlignedModel:
         factors = np.zeros((rows.size, self.model_user_factors.shape[1]), dtype=np.float32)
         factors[rows >= 0] = self.model_user_factors[rows[rows >= 0]]
         return factors
-
-    def fold_in(self, rows: InteractionRows, n_threads: int) -> Factors:
-        """Solve new users from those of their items that the model holds."""
-        if self.model_item_rows is None:
-            return self.solve(rows, n_threads)
-        columns = self.model_item_rows[rows.columns]
-        is_known = columns >= 0
-        row_of_entry = np.repeat(np.arange(rows.n_rows), rows.degrees)
-        weights = None if rows.weights is None else rows.weights[is_known]
-        mapped = InteractionRows.from_pairs(
-            row_of_entry[is_known], columns[is_known], weights, rows.n_rows, self.n_model_items
-        )
-        return self.solve(mapped, n_threads)
 
 
 def align_model(
@@ -130,9 +143,8 @@ def align_model(
         If the model and the dataset have no item in common.
     """
     if fingerprint == dataset.fingerprint and (len(user_ids), len(item_ids)) == (dataset.n_users, dataset.n_items):
-        return AlignedModel(
-            name, train_s, options, (), item_factors, None, user_factors, None, None, solve, len(item_ids)
-        )
+        fold_in = AlignedFoldIn(solve, None, len(item_ids))
+        return AlignedModel(name, train_s, options, (), item_factors, None, user_factors, None, fold_in)
     user_rows = user_ids.rows_of(dataset.user_ids.values)
     item_rows = item_ids.rows_of(dataset.item_ids.values)
     is_known = item_rows >= 0
@@ -159,7 +171,5 @@ def align_model(
         is_known if n_unknown_items else None,
         user_factors,
         user_rows,
-        item_rows,
-        solve,
-        len(item_ids),
+        AlignedFoldIn(solve, item_rows, len(item_ids)),
     )

@@ -22,15 +22,21 @@ from rgals.evaluation.report import (
     ProtocolSection,
     Report,
 )
+from rgals.evaluation.user_blocks import RankingInputs, UserBlocks, rank_block
+from rgals.execution import Executor, InProcessExecutor
 from rgals.names import BoolArray, Float64Array
-from rgals.numerics.ranking import METRICS, coverage, gini, ranking_metrics, recommendation_counts
+from rgals.numerics.ranking import METRICS, coverage, gini, recommendation_counts
 from rgals.numerics.threads import available_threads
-from rgals.numerics.topk import top_k
 
 __all__ = ["Evaluation", "ModelValues", "evaluate", "measure"]
 
 _BLOCK_USERS = 8192
-"""Users whose lists are held at once."""
+"""Users of a task, whose lists are held at once; fewer where there would not be work for every worker."""
+
+_THREAD_USERS = 256
+"""Users that keep a thread busy: no task has fewer for each of its threads, but for the last."""
+
+_TASKS_PER_WORKER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,7 @@ def evaluate(
     options: EvaluationOptions | None = None,
     *,
     n_threads: int | None = None,
+    executor: Executor | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Evaluation:
     """Measure models on a held-out part of a dataset.
@@ -96,7 +103,9 @@ def evaluate(
     options : EvaluationOptions or None
         None takes the defaults.
     n_threads : int or None
-        Number of threads; None uses every processor. Only the seconds depend on it.
+        Number of threads of this process; None uses every processor. Only the seconds depend on it.
+    executor : Executor or None
+        Who ranks the items for blocks of users; None ranks in this process. Only the seconds depend on it.
     progress : callable or None
         Called with the lists made so far, over all models, and their total.
 
@@ -127,7 +136,7 @@ def evaluate(
             if progress is not None:
                 progress(done_before + n_done, total)
 
-        values.append(measure(model, users, chosen, n_threads=threads, advance=advance))
+        values.append(measure(model, users, chosen, n_threads=threads, executor=executor, advance=advance))
     report = Report(
         rgals_version=version("rgals"),
         dataset=_describe_dataset(dataset, users),
@@ -144,6 +153,7 @@ def measure(
     options: EvaluationOptions,
     *,
     n_threads: int,
+    executor: Executor | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> ModelValues:
     """Rank all items for each evaluated user and compute the metrics, a block of users at a time.
@@ -157,7 +167,11 @@ def measure(
     options : EvaluationOptions
         Cutoffs and gains.
     n_threads : int
-        Number of threads.
+        Number of threads of this process.
+    executor : Executor or None
+        Who ranks; None ranks in this process. A worker gets the item factors once and the blocks of
+        users with their factors one by one. New users are solved by the workers where the model is an
+        `AlignedModel`, else here.
     advance : callable or None
         Called with the number of users done.
 
@@ -165,44 +179,43 @@ def measure(
     ------
     InputError
         If the model's items are not the dataset's.
+    NumericalError
+        If the model's factors are not finite.
     """
-    n_items, k_max = users.held_out.n_columns, max(options.cutoffs)
+    n_items = users.held_out.n_columns
     if model.item_factors.shape[0] != n_items:
         raise InputError(
             f"{model.name}: expected factors of the dataset's {n_items} items, found {model.item_factors.shape[0]}; "
             "align the model with the dataset by id"
         )
     started = time.perf_counter()
+    runner = InProcessExecutor(n_threads) if executor is None else executor
+    inputs = RankingInputs.gather(model, users, options)
+    blocks = UserBlocks(model, users, inputs, _block_users(users.n_users, runner), n_threads)
     keys = [f"{metric}@{k}" for k in options.cutoffs for metric in METRICS]
     by_user = {key: np.zeros(users.n_users) for key in keys}
     is_ranked = np.zeros(users.n_users, dtype=np.bool_)
     counts = {k: np.zeros(n_items, dtype=np.int64) for k in options.cutoffs}
-    for start in range(0, users.n_users, _BLOCK_USERS):
-        stop = min(start + _BLOCK_USERS, users.n_users)
-        if users.fold_in is None:
-            factors = model.user_factors_of(users.user_rows[start:stop])
-        else:
-            factors = model.fold_in(users.fold_in.row_slice(start, stop), n_threads)
-        seen, allowed = users.seen.row_slice(start, stop), model.is_known_item
-        ranked = top_k(factors, model.item_factors, k_max, seen=seen, is_allowed=allowed, n_threads=n_threads).items
-        is_ranked[start:stop] = factors.any(axis=1)
-        cold = np.flatnonzero(~is_ranked[start:stop])
-        ranked[cold] = -1
-        if cold.size and options.cold_users == "popular":
-            ones = np.ones((cold.size, 1), dtype=np.float32)
-            ranked[cold] = top_k(
-                ones, users.popularity, k_max, seen=seen.take(cold), is_allowed=allowed, n_threads=n_threads
-            ).items
-        held_out = users.held_out.row_slice(start, stop)
-        for key, block in ranking_metrics(ranked, held_out, options.cutoffs, options.gains).items():
+    start = 0
+    for index, ranked in enumerate(runner.map_ordered(rank_block, inputs, blocks)):
+        stop = blocks.stop_of(index)
+        is_ranked[start:stop] = ranked.is_ranked
+        for key, block in ranked.values.items():
             by_user[key][start:stop] = block
         for k in options.cutoffs:
-            counts[k] += recommendation_counts(ranked, n_items, k)
+            counts[k] += recommendation_counts(ranked.items, n_items, k)
         if advance is not None:
             advance(stop)
+        start = stop
     catalog = {f"coverage@{k}": coverage(counts[k]) for k in options.cutoffs}
     catalog |= {f"gini@{k}": gini(counts[k]) for k in options.cutoffs}
     return ModelValues(model.name, by_user, catalog, is_ranked, time.perf_counter() - started)
+
+
+def _block_users(n_users: int, executor: Executor) -> int:
+    """Choose the users of a task: enough for its threads, few enough for all workers; no number depends on it."""
+    share = -(-n_users // (_TASKS_PER_WORKER * executor.n_workers))
+    return max(_THREAD_USERS * executor.n_threads, min(_BLOCK_USERS, share))
 
 
 def _summarize(model: ScoringModel, values: ModelValues, options: EvaluationOptions, n_threads: int) -> ModelSection:

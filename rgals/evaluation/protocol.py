@@ -1,6 +1,6 @@
 """What is evaluated and how: models that score by factors, options, and the users of a held-out part."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -22,6 +22,9 @@ Generalization = Literal["weak", "strong"]
 """Weak: users of the training. Strong: users that it never saw, folded in from a part of their interactions."""
 
 _FOLD_IN_PARTS: dict[HeldOutPart, Part] = {"test": "test_fold_in", "validation": "validation_fold_in"}
+
+_BLOCK_USERS = 1 << 14
+"""Users whose pairs are compared at a time."""
 
 
 ColdUsers = Literal["popular", "miss"]
@@ -140,7 +143,8 @@ class EvaluatedUsers:
 
         Under the held-out-users split (the dataset has a fold-in part) the generalization is strong:
         the fold-in items are seen. Otherwise the training items are, and, on the test part and unless
-        ``filter_validation`` is false, the validation items.
+        ``filter_validation`` is false, the validation items. The training part is read a shard at a
+        time; of it, only the items of the evaluated users are kept.
 
         Raises
         ------
@@ -153,13 +157,12 @@ class EvaluatedUsers:
             raise InputError(
                 f"{dataset.location}: the part {part!r} has no interactions; ingest with a split that fills it"
             )
-        train = dataset.read_part("train")
-        popularity = np.bincount(train.columns, minlength=dataset.n_items).astype(np.float32)[:, None]
         fold_in_part = _FOLD_IN_PARTS[part]
         if dataset.has_part(fold_in_part):
             every_fold_in = dataset.read_part(fold_in_part)
             n_population = int(np.count_nonzero(every_fold_in.degrees + held_out.degrees))
             fold_in = every_fold_in.take(user_rows)
+            _, popularity = _read_train(dataset, user_rows[:0])
             return cls(
                 "strong",
                 user_rows,
@@ -170,7 +173,7 @@ class EvaluatedUsers:
                 (fold_in_part,),
                 n_population - user_rows.size,
             )
-        seen = train.take(user_rows)
+        seen, popularity = _read_train(dataset, user_rows)
         parts: tuple[Part, ...] = ("train",)
         if part == "test" and filter_validation and dataset.has_part("validation"):
             seen, parts = unite(seen, dataset.read_part("validation").take(user_rows)), ("train", "validation")
@@ -190,7 +193,10 @@ class EvaluatedUsers:
     @property
     def n_held_out_seen(self) -> int:
         """Held-out interactions that are seen as well, so that no list can hold them."""
-        return int(np.intersect1d(_pair_keys(self.held_out), _pair_keys(self.seen), assume_unique=True).size)
+        return sum(
+            int(np.intersect1d(_pair_keys(held_out), _pair_keys(seen), assume_unique=True).size)
+            for held_out, seen in zip(_blocks_of(self.held_out), _blocks_of(self.seen), strict=True)
+        )
 
 
 def unite(left: InteractionRows, right: InteractionRows) -> InteractionRows:
@@ -201,8 +207,37 @@ def unite(left: InteractionRows, right: InteractionRows) -> InteractionRows:
     left, right : InteractionRows
         Of one shape.
     """
-    keys = np.union1d(_pair_keys(left), _pair_keys(right))
-    return InteractionRows.from_pairs(keys // left.n_columns, keys % left.n_columns, None, left.n_rows, left.n_columns)
+    united = []
+    for some_left, some_right in zip(_blocks_of(left), _blocks_of(right), strict=True):
+        keys = np.union1d(_pair_keys(some_left), _pair_keys(some_right))
+        rows, columns = keys // left.n_columns, keys % left.n_columns
+        united.append(InteractionRows.from_pairs(rows, columns, None, some_left.n_rows, left.n_columns))
+    return _stack(united, left.n_columns)
+
+
+def _read_train(dataset: Dataset, user_rows: Offsets) -> tuple[InteractionRows, Factors]:
+    """Give the training items of the named users, without weights, and the popularity of every item."""
+    counts = np.zeros(dataset.n_items, dtype=np.int64)
+    kept = []
+    for index, shard_range in enumerate(dataset.shard_ranges("user")):
+        shard = dataset.load_shard("user", index)
+        counts += np.bincount(shard.columns, minlength=dataset.n_items)
+        first, last = np.searchsorted(user_rows, (shard_range.start, shard_range.stop))
+        unweighted = InteractionRows(shard.indptr, shard.columns, None, shard.n_columns)
+        kept.append(unweighted.take(user_rows[first:last] - shard_range.start))
+    return _stack(kept, dataset.n_items), counts.astype(np.float32)[:, None]
+
+
+def _blocks_of(rows: InteractionRows) -> Iterator[InteractionRows]:
+    for start in range(0, rows.n_rows, _BLOCK_USERS):
+        yield rows.row_slice(start, min(start + _BLOCK_USERS, rows.n_rows))
+
+
+def _stack(blocks: Sequence[InteractionRows], n_columns: int) -> InteractionRows:
+    """Put consecutive rows without weights together."""
+    degrees = np.concatenate([np.zeros(1, dtype=np.int64), *(block.degrees for block in blocks)])
+    columns = np.concatenate([np.zeros(0, dtype=np.int32), *(block.columns for block in blocks)])
+    return InteractionRows(np.cumsum(degrees), columns, None, n_columns)
 
 
 def _pair_keys(rows: InteractionRows) -> Offsets:

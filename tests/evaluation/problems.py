@@ -28,9 +28,12 @@ def write_dataset(
     n_items: int,
     parts: Mapping[str, Pairs],
     weight_of: Callable[[int, int], float] = lambda user, item: 1.0,
+    n_shards: int | None = None,
 ) -> Dataset:
     with new_folder(path) as staged:
-        writer = DatasetWriter(staged, make_ids("u", n_users), make_ids("i", n_items), None, path.with_name("scratch"))
+        writer = DatasetWriter(
+            staged, make_ids("u", n_users), make_ids("i", n_items), n_shards, path.with_name("scratch")
+        )
         for part, pairs in parts.items():
             users, items = (np.array(side, dtype=np.int64) for side in zip(*pairs, strict=True))
             weights = np.array([weight_of(user, item) for user, item in pairs])

@@ -62,6 +62,7 @@ def test_numbers_do_not_depend_on_threads_or_blocks_of_users(dataset: Dataset, m
     expected = comparable(evaluate(models, dataset, OPTIONS, n_threads=1))
     assert comparable(evaluate(models, dataset, OPTIONS, n_threads=2)) == expected
     monkeypatch.setattr(evaluator, "_BLOCK_USERS", 7)
+    monkeypatch.setattr(evaluator, "_THREAD_USERS", 1)
     assert comparable(evaluate(models, dataset, OPTIONS, n_threads=1)) == expected
 
 
