@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from rgals.execution import doctor_cluster as elsewhere
 from rgals.execution import doctor_machine as machine
 from rgals.execution import doctor_network as network
 from rgals.execution import doctor_software as software
@@ -12,7 +13,7 @@ from rgals.execution.finding import Finding
 
 __all__ = ["Finding", "examine"]
 
-_ANSWER_S = 15.0
+_ANSWER_S = 20.0
 
 
 def examine(
@@ -49,8 +50,8 @@ def examine(
 
     Notes
     -----
-    Writes 16 MB into the folder for temporary files and into ``output``, and removes them. Secrets
-    are looked at but are in no finding.
+    Writes 16 MB into the folder for temporary files and into ``output``, and removes them; starts a
+    worker with one CPU on each node of a cluster, and ends it. Secrets are looked at but are in no finding.
     """
     n_processors = len(os.sched_getaffinity(0))
     checks: dict[str, Callable[[], Finding | list[Finding]]] = {
@@ -73,14 +74,22 @@ def examine(
     if output is not None:
         checks["output"] = lambda: machine.check_disk("output", output)
     if dataset is not None:
-        checks["dataset"] = lambda: network.check_dataset(dataset)
+        checks["dataset"] = lambda: elsewhere.check_dataset(dataset)
     cluster = address or environment.get("RAY_ADDRESS")
     if cluster:
-        checks["cluster"] = lambda: network.check_cluster(cluster, timeout_s)
+        checks["cluster"] = lambda: _check_cluster(cluster, timeout_s)
     findings: list[Finding] = []
     for name, check in checks.items():
         result = _run(name, check)
         findings += result if isinstance(result, list) else [result]
+    return findings
+
+
+def _check_cluster(address: str, timeout_s: float) -> list[Finding]:
+    """Ask a cluster; start workers there only if it is fit so far."""
+    findings = elsewhere.check_cluster(address, timeout_s)
+    if all(finding.status != "problem" or finding.name == "cluster token" for finding in findings):
+        findings.append(elsewhere.check_workers(address, timeout_s))
     return findings
 
 

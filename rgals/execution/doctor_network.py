@@ -1,25 +1,18 @@
-"""Checks of the network: ports, who listens where, Ray's token, a cluster and a dataset."""
+"""Checks of the network: ports, who listens where, Ray's token."""
 
-import importlib.metadata
 import ipaddress
 import os
-import platform
 import re
 import stat
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rgals.errors import RgalsError
-from rgals.execution.finding import Finding, readable_bytes
-from rgals.execution.status import ClusterStatus
+from rgals.execution.finding import Finding
 
 __all__ = [
     "RAY_PORTS",
     "Listener",
-    "check_cluster",
-    "check_dataset",
     "check_exposure",
     "check_ports",
     "check_token",
@@ -30,7 +23,10 @@ RAY_PORTS: Mapping[int, str] = {6379: "cluster", 8265: "dashboard and jobs", 100
 """The ports that ``ray start --head`` takes by default, and what for."""
 
 _RAY_COMMAND = re.compile(r"/ray/(core/src/ray|dashboard|_private|util|autoscaler)/|ray\.util\.client|^ray::")
-_DASHBOARD_COMMAND = re.compile(r"/ray/dashboard/dashboard\.py|^ray::Dashboard|^ray-dashboard")
+_DASHBOARD_COMMAND = re.compile(r"/ray/dashboard/dashboard\.py|^ray-dashboard")
+_RENAMED_PREFIX = "ray::"
+"""Processes of this name wrote it over their environment, which then cannot be read."""
+
 _LISTENING = "0A"
 _SHORTEST_TOKEN = 32
 
@@ -47,14 +43,14 @@ class Listener:
         Its port.
     command : str
         The command line of the process; empty where it belongs to another user.
-    has_token : bool
-        Whether that process was started with ``RAY_AUTH_MODE=token``.
+    has_token : bool or None
+        Whether that process was started with ``RAY_AUTH_MODE=token``; None where that cannot be seen.
     """
 
     address: str
     port: int
     command: str = ""
-    has_token: bool = False
+    has_token: bool | None = None
 
     @property
     def is_loopback(self) -> bool:
@@ -101,7 +97,7 @@ def read_listeners(root: Path = Path("/")) -> tuple[Listener, ...]:
                 address, port = words[1].split(":")
                 sockets[words[9]] = (_decode_address(address), int(port, 16))
     owners = _owners(root / "proc", frozenset(sockets))
-    found = {Listener(*place, *owners.get(inode, ("", False))) for inode, place in sockets.items()}
+    found = {Listener(*place, *owners.get(inode, ("", None))) for inode, place in sockets.items()}
     return tuple(sorted(found, key=lambda listener: (listener.port, listener.address)))
 
 
@@ -113,9 +109,9 @@ def _decode_address(text: str) -> str:
     return str(mapped or address)
 
 
-def _owners(proc: Path, inodes: frozenset[str]) -> dict[str, tuple[str, bool]]:
+def _owners(proc: Path, inodes: frozenset[str]) -> dict[str, tuple[str, bool | None]]:
     """Find the processes that hold sockets: command line, and is the token mode in their environment."""
-    found: dict[str, tuple[str, bool]] = {}
+    found: dict[str, tuple[str, bool | None]] = {}
     for process in proc.iterdir():
         if not process.name.isdigit():
             continue
@@ -125,7 +121,8 @@ def _owners(proc: Path, inodes: frozenset[str]) -> dict[str, tuple[str, bool]]:
             if held:
                 command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
                 variables = (process / "environ").read_bytes().split(b"\0")
-                found.update(dict.fromkeys(held, (command, b"RAY_AUTH_MODE=token" in variables)))
+                has_token = None if command.startswith(_RENAMED_PREFIX) else b"RAY_AUTH_MODE=token" in variables
+                found.update(dict.fromkeys(held, (command, has_token)))
         except OSError:
             continue  # it ended meanwhile, or belongs to another user
     return found
@@ -193,13 +190,15 @@ def check_exposure(listeners: Sequence[Listener]) -> Finding:
             "reach it from elsewhere through an SSH tunnel"
         )
         return Finding(name, "problem", found, advice)
-    without = [listener for listener in open_ones if not listener.has_token]
-    if without:
-        found = f"Ray listens on {_places(without)} and asks for no token: whoever reaches it can run code as this user"
-        advice = "start Ray again with RAY_AUTH_MODE=token, and let a firewall keep these ports inside the cluster"
-        return Finding(name, "problem", found, advice)
-    found = f"Ray listens on {_places(open_ones)} and asks for a token; the traffic is not encrypted"
-    return Finding(name, "ok", found)
+    known = {listener.has_token for listener in rays} - {None}
+    advice = "start Ray again with RAY_AUTH_MODE=token, and let a firewall keep these ports inside the cluster"
+    found = f"Ray listens on {_places(open_ones)}"
+    if False in known:
+        risk = "not every process asks for a token: whoever reaches it can run code as this user"
+        return Finding(name, "problem", f"{found}; {risk}", advice)
+    if not known:
+        return Finding(name, "warning", f"{found}; whether it asks for a token cannot be seen", advice)
+    return Finding(name, "ok", f"{found} and asks for a token; the traffic is not encrypted")
 
 
 def _places(listeners: Sequence[Listener]) -> str:
@@ -243,93 +242,3 @@ def check_token(environment: Mapping[str, str]) -> Finding:
     if mode is None:
         return Finding(name, "warning", f"RAY_AUTH_MODE is not set; there is a token in {source}", way)
     return Finding(name, "ok", f"RAY_AUTH_MODE=token, and {source} that only its owner can read")
-
-
-def check_cluster(
-    address: str, timeout_s: float, ask: Callable[[str, float], ClusterStatus] | None = None
-) -> list[Finding]:
-    """Look whether a cluster answers, asks for a token, and runs the versions that run here.
-
-    Parameters
-    ----------
-    address : str
-        ``host:port`` or ``auto``.
-    timeout_s : float
-        Seconds to wait for an answer.
-    ask : callable or None
-        Gives the status; None asks Ray.
-
-    Returns
-    -------
-    list of Finding
-        One where the cluster does not answer, else three.
-    """
-    try:
-        status = (ask or _ask_ray)(address, timeout_s)
-    except RgalsError as error:
-        return [Finding("cluster", "problem", str(error), "install rgals[ray], or leave --address out")]
-    if not status.is_reachable:
-        advice = "start it (docs/operations.md), correct --address, or give this process the cluster's token"
-        return [Finding("cluster", "problem", f"{address}: {status.message}", advice)]
-    found = (
-        f"{address}: {len(status.nodes)} nodes, {status.n_cpus} CPUs, "
-        f"{readable_bytes(status.object_store_bytes)} of object store"
-    )
-    reached = Finding("cluster", "ok", found)
-    if not status.nodes or status.n_cpus == 0:
-        reached = Finding("cluster", "problem", found, "nothing can run there: add nodes with `ray start --address`")
-    return [reached, _compare_versions(status), _judge_authentication(status)]
-
-
-def _ask_ray(address: str, timeout_s: float) -> ClusterStatus:
-    """Ask by way of Ray, which is optional and slow to import."""
-    from rgals.execution.ray_backend import cluster_status  # noqa: PLC0415
-
-    return cluster_status(address, timeout_s)
-
-
-def _compare_versions(status: ClusterStatus) -> Finding:
-    here = {"Ray": importlib.metadata.version("ray"), "Python": platform.python_version()}
-    there = {"Ray": status.ray_version, "Python": status.python_version}
-    found = ", ".join(f"{name} {there[name] or 'unknown'} there, {here[name]} here" for name in here)
-    if any(there[name] not in (None, here[name]) for name in here):
-        return Finding("cluster versions", "problem", found, "install the same versions on every node and here")
-    return Finding("cluster versions", "ok" if all(there.values()) else "warning", found)
-
-
-def _judge_authentication(status: ClusterStatus) -> Finding:
-    name = "cluster token"
-    if status.authentication == "token":
-        return Finding(name, "ok", "the cluster asks for a token")
-    if status.authentication == "unknown":
-        return Finding(name, "warning", "the cluster did not say whether it asks for a token", "look at its head node")
-    is_local = all(node.address == "localhost" or node.address.startswith("127.") for node in status.nodes)
-    advice = "start every node again with RAY_AUTH_MODE=token and the same token"
-    found = "the cluster asks for no token: whoever reaches it can run code on every node"
-    return Finding(name, "warning" if is_local else "problem", found, advice)
-
-
-def check_dataset(location: str, clock: Callable[[], float] = time.perf_counter) -> Finding:
-    """Open a dataset and read its ids.
-
-    Parameters
-    ----------
-    location : str
-        Local path or URI.
-    clock : callable
-        Gives seconds.
-    """
-    from rgals.data.dataset import Dataset  # noqa: PLC0415 - compiles kernels, which is itself looked at
-
-    started = clock()
-    try:
-        dataset = Dataset.open(location)
-        n_ids = len(dataset.user_ids) + len(dataset.item_ids)
-    except (OSError, RgalsError) as error:
-        advice = "correct --dataset; for s3:// give credentials, region and endpoint on every node (docs/operations.md)"
-        return Finding("dataset", "problem", str(error), advice)
-    found = (
-        f"{dataset.n_users:,} users, {dataset.n_items:,} items, {dataset.n_interactions:,} interactions, "
-        f"{readable_bytes(dataset.n_bytes)}; {n_ids:,} ids read in {clock() - started:.2f} s"
-    )
-    return Finding("dataset", "ok", found)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from rgals.execution import doctor, doctor_network
+from rgals.execution import doctor, doctor_cluster
 from rgals.execution.doctor import Finding, examine
 from rgals.execution.finding import readable_bytes
-from rgals.execution.status import ClusterStatus
+from rgals.execution.status import ClusterStatus, NodeStatus
 
 ALWAYS = [
     "versions",
@@ -62,10 +62,22 @@ def test_a_cluster_is_looked_at_where_one_is_named(monkeypatch, address, environ
         asked.append(address)
         return ClusterStatus(False, "unknown", None, None, (), "nobody there")
 
-    monkeypatch.setattr(doctor_network, "_ask_ray", ask)
+    monkeypatch.setattr(doctor_cluster, "_ask_ray", ask)
     findings = examine(address=address, environment=environment)
     assert asked == expected
     assert ("cluster" in {finding.name for finding in findings}) == bool(expected)
+
+
+@pytest.mark.parametrize(("authentication", "version", "n_started"), [("off", None, 1), ("token", "2.0.0", 0)])
+def test_workers_are_started_where_the_versions_fit(monkeypatch, authentication, version, n_started):
+    started = []
+    status = ClusterStatus(True, authentication, version, None, (NodeStatus("a", "192.0.2.1", 2, 1, 1),), "one node")
+    monkeypatch.setattr(doctor_cluster, "_ask_ray", lambda address, timeout_s: status)
+    monkeypatch.setattr(
+        doctor_cluster, "check_workers", lambda *asked: started.append(asked) or Finding("w", "ok", "1")
+    )
+    examine(address="head:1", environment={}, timeout_s=3.0)
+    assert started == [("head:1", 3.0)] * n_started
 
 
 def test_a_system_that_is_not_known_gives_warnings_and_no_traceback(tmp_path):

@@ -1,21 +1,15 @@
-"""Checks of ports, of who listens where, of Ray's token, of a cluster and of a dataset."""
+"""Checks of ports, of who listens where and of Ray's token."""
 
-import importlib.metadata
-import os
-import platform
 import socket
 
 import pytest
 
-from rgals.errors import MissingDependencyError
 from rgals.execution import doctor_network as network
 from rgals.execution.doctor_network import Listener
-from rgals.execution.status import ClusterStatus, NodeStatus
 
 RAY = "/venv/site-packages/ray"
 DASHBOARD = f"/venv/bin/python {RAY}/dashboard/dashboard.py --host=0.0.0.0"
 GCS = f"{RAY}/core/src/ray/gcs/gcs_server --log_dir=/nowhere"
-AGENT = f"/venv/bin/python -u {RAY}/dashboard/agent.py"
 TOKEN = "0123456789abcdef" * 4
 
 HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
@@ -41,6 +35,7 @@ def test_listeners_are_read_with_their_processes(tmp_path):
         + socket_line("0100007F", 8265, 11)
         + socket_line("00000000", 6379, 12)
         + socket_line("0100007F", 999, 13, state="01")
+        + socket_line("00000000", 52365, 16)
     )
     (tcp / "tcp6").write_text(
         HEADER
@@ -49,12 +44,14 @@ def test_listeners_are_read_with_their_processes(tmp_path):
     )
     process(tmp_path, 100, 11, DASHBOARD, ["RAY_AUTH_MODE=token", "SECRET=hidden"])
     process(tmp_path, 101, 12, GCS, ["NOT_RAY_AUTH_MODE=token"])
-    (tmp_path / "proc" / "102").mkdir()
+    process(tmp_path, 102, 16, "ray::DashboardAgent", ["s", "gone"])
+    (tmp_path / "proc" / "103").mkdir()
     assert network.read_listeners(tmp_path) == (
         Listener("::1", 70),
         Listener("127.0.0.1", 80),
         Listener("0.0.0.0", 6379, GCS, has_token=False),
         Listener("127.0.0.1", 8265, DASHBOARD, has_token=True),
+        Listener("0.0.0.0", 52365, "ray::DashboardAgent", has_token=None),
     )
 
 
@@ -104,8 +101,10 @@ def test_a_port_of_another_program_is_a_warning(command):
         ([Listener("127.0.0.1", 8265, DASHBOARD), Listener("::1", 6379, GCS)], "ok"),
         ([Listener("0.0.0.0", 8265, DASHBOARD)], "problem"),
         ([Listener("192.0.2.1", 8265, DASHBOARD, has_token=True)], "problem"),
-        ([Listener("::", 6379, GCS)], "problem"),
-        ([Listener("192.0.2.1", 52365, AGENT)], "problem"),
+        ([Listener("::", 6379, GCS, has_token=False)], "problem"),
+        ([Listener("192.0.2.1", 52365, "ray::DashboardAgent"), Listener("::", 6379, GCS, has_token=False)], "problem"),
+        ([Listener("192.0.2.1", 52365, "ray::DashboardAgent"), Listener("::", 6379, GCS, has_token=True)], "ok"),
+        ([Listener("192.0.2.1", 52365, "ray::DashboardAgent")], "warning"),
         ([Listener("::", 6379, GCS, has_token=True), Listener("127.0.0.1", 8265, DASHBOARD, has_token=True)], "ok"),
     ],
 )
@@ -182,99 +181,3 @@ def test_a_mode_that_is_off_or_not_set_is_a_warning(tmp_path, token_file):
     assert "not set" in unset.found
     assert "RAY_AUTH_MODE=token" in off.advice
     assert "RAY_AUTH_MODE=token" in unset.advice
-
-
-def status(**changed):
-    fields = {
-        "is_reachable": True,
-        "authentication": "token",
-        "ray_version": importlib.metadata.version("ray"),
-        "python_version": platform.python_version(),
-        "nodes": (NodeStatus("a", "192.0.2.1", 4, 10**9, 10**9), NodeStatus("b", "192.0.2.2", 4, 10**9, 10**9)),
-        "message": "two nodes",
-    }
-    return ClusterStatus(**{**fields, **changed})
-
-
-def cluster(**changed):
-    asked = []
-    findings = network.check_cluster("head:6379", 5.0, lambda *question: asked.append(question) or status(**changed))
-    assert asked == [("head:6379", 5.0)]
-    return {finding.name: finding for finding in findings}
-
-
-def test_a_cluster_that_is_fit():
-    found = cluster()
-    assert [finding.status for finding in found.values()] == ["ok", "ok", "ok"]
-    assert found["cluster"].found == "head:6379: 2 nodes, 8 CPUs, 2 GB of object store"
-
-
-def test_a_cluster_that_does_not_answer_is_a_problem():
-    found = cluster(is_reachable=False, message="no answer in 5 s")
-    assert list(found) == ["cluster"]
-    assert found["cluster"].status == "problem"
-    assert "head:6379: no answer in 5 s" in found["cluster"].found
-
-
-def test_a_cluster_without_nodes_is_a_problem():
-    assert cluster(nodes=())["cluster"].status == "problem"
-
-
-def test_without_ray_the_cluster_cannot_be_asked():
-    def ask(address, timeout_s):
-        raise MissingDependencyError("ray is not installed")
-
-    (finding,) = network.check_cluster("head:6379", 5.0, ask)
-    assert (finding.status, finding.found) == ("problem", "ray is not installed")
-
-
-@pytest.mark.parametrize(
-    ("changed", "expected"),
-    [
-        ({"ray_version": "2.9.0"}, "problem"),
-        ({"python_version": "3.12.1"}, "problem"),
-        ({"python_version": None}, "warning"),
-    ],
-)
-def test_other_versions_on_the_cluster(changed, expected):
-    assert cluster(**changed)["cluster versions"].status == expected
-
-
-LOCAL = (NodeStatus("a", "127.0.0.1", 4, 10**9, 10**9),)
-
-
-@pytest.mark.parametrize(
-    ("changed", "expected"),
-    [
-        ({"authentication": "off"}, "problem"),
-        ({"authentication": "off", "nodes": LOCAL}, "warning"),
-        ({"authentication": "unknown"}, "warning"),
-    ],
-)
-def test_a_cluster_that_asks_for_no_token(changed, expected):
-    finding = cluster(**changed)["cluster token"]
-    assert finding.status == expected
-    assert finding.advice
-
-
-def test_a_dataset_that_is_there_and_one_that_is_not(tmp_path):
-    from rgals.data.ingest import IngestOptions, ingest
-
-    (tmp_path / "events.csv").write_text("user_id,item_id\na,x\na,y\nb,x\n")
-    ingest([tmp_path / "events.csv"], tmp_path / "dataset", IngestOptions())
-    found = network.check_dataset(str(tmp_path / "dataset"))
-    assert found.status == "ok"
-    assert found.found.startswith("2 users, 2 items, 3 interactions")
-    absent = network.check_dataset(str(tmp_path / "other"))
-    assert absent.status == "problem"
-    assert str(tmp_path / "other") in absent.found
-
-
-def test_a_dataset_with_broken_ids_is_a_problem(tmp_path):
-    from rgals.data.ingest import IngestOptions, ingest
-
-    (tmp_path / "events.csv").write_text("user_id,item_id\na,x\na,y\nb,x\n")
-    ingest([tmp_path / "events.csv"], tmp_path / "dataset", IngestOptions())
-    ids = next(path for path in (tmp_path / "dataset").rglob("*") if "item" in path.name and path.is_file())
-    ids.write_bytes(os.urandom(ids.stat().st_size))
-    assert network.check_dataset(str(tmp_path / "dataset")).status == "problem"
