@@ -364,6 +364,8 @@ def cluster_status(address: str | None, timeout_s: float) -> ClusterStatus:
                     " and RAY_AUTH_TOKEN_PATH to the file with the cluster's token (or RAY_AUTH_TOKEN)",
                 )
             return _read_status(target, authentication, channel, timeout_s)
+    except ray_errors.AuthenticationError as error:  # the environment names a token that is not there
+        return _unreachable(target, "refused", _first_line(error))
     except grpc.RpcError as error:
         return _unreachable(
             target,
