@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from jobs import demo, describe, doctor, download, evaluate, ingest, recommend, similar, synthesize, train
+from jobs import demo, describe, doctor, download, evaluate, ingest, plan, recommend, similar, synthesize, train
 from rgals.errors import RgalsError
 
 __all__ = ["app", "main"]
@@ -23,6 +23,7 @@ app.command("download")(download.download)
 app.command("doctor")(doctor.doctor)
 app.command("ingest")(ingest.ingest)
 app.command("describe")(describe.describe)
+app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("recommend")(recommend.recommend)

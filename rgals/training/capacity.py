@@ -1,7 +1,7 @@
 """Whether a plan fits a machine or a cluster, and which settings near it do."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class Limits:
     object_store_bytes : int or None
         Size of a node's object store; None: it takes what it needs from the memory.
     shared_memory_bytes : int or None
-        Free space of the shared memory filesystem, where the object store lies.
+        Room for the object store in the shared memory filesystem.
     disk_bytes : int or None
         Free disk space where checkpoints and model go.
     """
@@ -51,7 +51,8 @@ class Limits:
     def of_this_machine(cls, folder: str | Path | None = None) -> "Limits":
         """Read the limits of this machine, and of the control groups (containers) around this process.
 
-        Memory is what is available, less 5% of all of it.
+        Memory is what is available, less 5% of all of it. Of the shared memory half is counted: a local Ray
+        takes no more.
 
         Parameters
         ----------
@@ -61,7 +62,7 @@ class Limits:
         return cls(
             "this machine",
             memory_bytes=_available_memory(),
-            shared_memory_bytes=_free_space(_SHARED_MEMORY) if _SHARED_MEMORY.is_dir() else None,
+            shared_memory_bytes=_half_of_shared_memory(),
             disk_bytes=_free_space(folder),
         )
 
@@ -162,7 +163,7 @@ def check_plan(plan: Plan, limits: Limits) -> None:
         return
     lines = [f"the training does not fit on {limits.where}:", *(f"  {shortage}" for shortage in shortages)]
     fits = [f"  {_describe_change(plan.asked, asked)}" for asked in nearest_fits(plan, limits)]
-    lines += ["what fits instead:", *fits] if fits else ["neither fewer factors nor more nodes like these would fit"]
+    lines += ["what fits instead:", *fits] if fits else ["neither fewer factors nor more nodes like these would be enough alone"]
     raise CapacityError("\n".join(lines))
 
 
@@ -200,6 +201,11 @@ def _available_memory() -> int | None:
     except (OSError, KeyError):
         return None
     return max(0, memory.available_bytes - int(memory.total_bytes * RESERVED_FRACTION))
+
+
+def _half_of_shared_memory() -> int | None:
+    free = _free_space(_SHARED_MEMORY) if _SHARED_MEMORY.is_dir() else None
+    return None if free is None else free // 2
 
 
 def _free_space(folder: str | Path | None) -> int | None:
@@ -262,16 +268,11 @@ def _disk_detail(plan: Plan) -> str:
 
 def _describe_change(asked: PlanInput, changed: PlanInput) -> str:
     """Write what was changed as options to type."""
-    return "  ".join(_changed_options(asked, changed))
-
-
-def _changed_options(asked: PlanInput, changed: PlanInput) -> Iterator[str]:
     if changed.n_factors != asked.n_factors:
-        yield f"--n-factors {changed.n_factors}"
+        return f"--n-factors {changed.n_factors}"
     if changed.keep_checkpoints != asked.keep_checkpoints:
-        yield f"--keep-checkpoints {changed.keep_checkpoints}"
-    if changed.n_workers != asked.n_workers:
-        executor = "--executor ray " if asked.is_in_process else ""
-        yield f"{executor}--workers {changed.n_workers} --worker-cpus {changed.worker_cpus}"
-    if changed.n_nodes != asked.n_nodes:
-        yield f"on {changed.n_nodes} nodes like this one"
+        return f"--keep-checkpoints {changed.keep_checkpoints}"
+    workers = f"--workers {changed.n_workers} --worker-cpus {changed.worker_cpus}"
+    if changed.n_nodes == asked.n_nodes:
+        return workers
+    return f"{'--executor ray ' if asked.is_in_process else ''}{workers}, with {changed.n_nodes} nodes like these"

@@ -16,6 +16,8 @@ from rgals.training.sweep_time import Calibration, SweepTime
 
 __all__ = ["Plan", "PlanInput", "PlanItem", "ShardShape", "make_plan", "plan_training"]
 
+_SPARE = "spare"
+
 
 @dataclass(frozen=True, slots=True)
 class PlanItem:
@@ -75,6 +77,11 @@ class Plan:
     def object_store_bytes(self) -> int:
         """Object store of the fullest node."""
         return sum(item.n_bytes for item in self.object_store)
+
+    @property
+    def block_bytes(self) -> int:
+        """Blocks that live in the object store of the fullest node at the same time, without the spare room."""
+        return sum(item.n_bytes for item in self.object_store if item.name != _SPARE)
 
     @property
     def driver_bytes(self) -> int:
@@ -219,7 +226,7 @@ def _object_store_items(asked: PlanInput) -> list[PlanItem]:
         _term("blocks on their way", terms.window_bytes, asked),
     ]
     filled = sum(item.n_bytes for item in items)
-    return [*items, _item("spare", terms.spare_store_bytes(filled), terms.spare_store_bytes.__doc__)]
+    return [*items, _item(_SPARE, terms.spare_store_bytes(filled), terms.spare_store_bytes.__doc__)]
 
 
 def _driver_items(asked: PlanInput) -> list[PlanItem]:

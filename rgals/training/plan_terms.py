@@ -45,7 +45,7 @@ DRIVER_ROW_BYTES = 40
 """Degree, sum of weights, background, ridge and degree factor of a row, 8 each."""
 
 BLOCKS_UNDER_WAY = 4
-"""Blocks that a node receives at a time."""
+"""Blocks that a worker receives at a time."""
 
 DECODING_COPIES = 3
 """Size of a shard while it is read, over its size afterwards."""
@@ -68,12 +68,12 @@ def process_bytes() -> int:
 
 
 def shard_bytes(n_interactions: int, n_rows: int, has_weights: bool) -> int:
-    """4 n + 8 rows, + 4 n with weights: columns, offsets, weights of interactions in memory."""
+    """4 n + 8 rows, + 4 n with weights: columns, offsets and weights of interactions in memory."""
     return (8 if has_weights else 4) * n_interactions + 8 * n_rows
 
 
 def resident_bytes(asked: PlanInput) -> int:
-    """Both sides' shards, 1.25 / W of them (all with one worker), at least the largest of each side."""
+    """1.25 / W of (8 n + 8 (U + I)), + 8 n with weights: its share of both sides' shards; all with one worker."""
     share = min(1.0, IMBALANCE / asked.n_workers)
     total = 0
     for side, n_rows in zip(SIDES, (asked.n_users, asked.n_items), strict=True):
@@ -88,12 +88,12 @@ def fixed_side_bytes(asked: PlanInput) -> int:
 
 
 def block_buffer_bytes(asked: PlanInput) -> int:
-    """2 largest blocks: a task's starting point and its result."""
+    """2 blocks: a task's starting point and its result, of the largest shard."""
     return 2 * _largest_block_bytes(asked)
 
 
 def decoding_bytes(asked: PlanInput) -> int:
-    """3 largest shards: a shard while it is read from its file."""
+    """3 shards: the largest, while it is read from its file."""
     return DECODING_COPIES * max(_largest_shard_bytes(asked, side) for side in SIDES)
 
 
@@ -118,17 +118,17 @@ def best_sweep_bytes(asked: PlanInput) -> int:
 
 
 def window_bytes(asked: PlanInput) -> int:
-    """4 largest blocks: blocks on their way from other nodes."""
-    return BLOCKS_UNDER_WAY * _largest_block_bytes(asked)
+    """4 blocks / worker: the largest, on their way from other nodes to each worker of the node."""
+    return BLOCKS_UNDER_WAY * asked.workers_per_node * _largest_block_bytes(asked)
 
 
 def stored_rows_bytes(asked: PlanInput) -> int:
-    """40 (U + I): the same numbers, sent to the workers; where the driver is all of them, elsewhere 24."""
+    """40 (U + I): the driver's numbers of each row, sent to the workers; 24 of them where the driver is not."""
     return DRIVER_ROW_BYTES * (asked.n_users + asked.n_items)
 
 
 def spare_store_bytes(filled_bytes: int) -> int:
-    """1/4 of all other terms: Ray moves objects to disk when its store is filled to 80%."""
+    """1/4 of the rest: Ray moves objects to disk when its store is filled to 80%."""
     return math.ceil(filled_bytes * (1 / SPILL_FRACTION - 1))
 
 
@@ -148,12 +148,12 @@ def ids_bytes(asked: PlanInput) -> int:
 
 
 def model_writing_bytes(asked: PlanInput) -> int:
-    """2 largest blocks + 3 largest shards by user: the model is written piece by piece."""
+    """2 blocks + 3 shards: the largest; the model is written piece by piece."""
     return 2 * _largest_block_bytes(asked) + DECODING_COPIES * _largest_shard_bytes(asked, "user")
 
 
 def dataset_disk_bytes(asked: PlanInput) -> int:
-    """6 n + 24 (U + I), + 8 n with weights, unless it is there: shards of both sides and the dictionaries."""
+    """6 n + 24 (U + I), + 8 n with weights: shards of both sides and the dictionaries; 0 if they are there."""
     if asked.dataset_bytes is not None:
         return 0
     return (DATASET_ENTRY_BYTES + (8 if asked.has_weights else 0)) * asked.n_interactions + ids_bytes(asked)

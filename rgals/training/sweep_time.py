@@ -70,8 +70,8 @@ class SweepTime:
     network_s : float
         Receiving the blocks of both sides.
     hottest_row_s : float
-        The least that the item half-step's solving takes however many workers there are: one thread solves
-        a row. It is part of ``solve_s``.
+        The least that a half-step's solving takes however many workers there are: one worker solves a row,
+        with all its threads. It is part of ``solve_s``.
     """
 
     solve_s: float
@@ -122,14 +122,14 @@ class SweepTime:
         Notes
         -----
         With s the seconds per interaction and factor of each side, r those per row and squared factor:
-        solving takes ``n d (s_user share_user + s_item share_item)``, and no half-step less than its hottest
-        row on one thread, ``hottest d s_item(1)``; rotating ``(U + I) d^2 r``; the network bytes over bandwidth.
+        solving takes ``n d (s_user share_user + s_item share_item)``, and the item half-step not less than its
+        hottest row, ``hottest d s_item``; rotating ``(U + I) d^2 r``; the network bytes over bandwidth.
         """
         if not network_gbit > 0:
             raise InputError(f"network_gbit: expected a positive number, found {network_gbit}")
-        rates, alone = calibration.at(worker_cpus), calibration.at(1)
+        rates = calibration.at(worker_cpus)
         work = n_interactions * n_factors
-        hottest_row_s = hottest_row * n_factors * alone.item_solve_s
+        hottest_row_s = hottest_row * n_factors * rates.item_solve_s
         item_s = max(work * rates.item_solve_s * item_share, hottest_row_s)
         return cls(
             solve_s=work * rates.user_solve_s * user_share + item_s,

@@ -15,6 +15,7 @@ COMMANDS = [
     "doctor",
     "ingest",
     "describe",
+    "plan",
     "train",
     "evaluate",
     "recommend",
