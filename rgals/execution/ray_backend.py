@@ -160,7 +160,9 @@ class RayExecutor(Executor):
             if not status.is_reachable:
                 raise ClusterError(status.message)
             try:
-                ray.init(address=options.address, log_to_driver=False, configure_logging=False)
+                # Ray replaces a loopback address by this machine's outer one, where a loopback cluster does not listen.
+                with _loopback_only() if _is_loopback(options.address) else contextlib.nullcontext():
+                    ray.init(address=options.address, log_to_driver=False, configure_logging=False)
             except (ConnectionError, ray_errors.RayError, RuntimeError) as error:
                 raise ClusterError(f"Ray at {options.address}: cannot connect ({_first_line(error)})") from error
             self._is_ours = True
@@ -306,6 +308,16 @@ def _close_at_exit(executor: RayExecutor) -> Any:
 
     atexit.register(close)
     return close
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _read_environment_again() -> None:
