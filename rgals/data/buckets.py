@@ -1,8 +1,8 @@
 """The reduce steps of an ingest: one bucket at a time, each a function of files and plain values.
 
-`reduce_bucket` merges duplicates and codes ids within the bucket; `core_round` drops users and items
-with too few interactions; `finish_bucket` gives rows of the final dictionaries. None of them depends
-on the order of events in a bucket, except the policy ``last`` without times, which follows the
+`reduce_bucket` merges duplicates and codes ids within the bucket, `place_items` finds the bucket's items
+among all, and `core_round` drops users and items with too few interactions. None of them depends on the
+order of events in a bucket, except the policy ``last`` without times, which follows the
 position of rows in the input.
 """
 
@@ -16,10 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from rgals.data.ids import IdDictionary
 from rgals.data.ingest_options import DuplicatePolicy
-from rgals.data.spool import bucket_name, read_spooled
+from rgals.data.scratch import whole_file
+from rgals.data.spool import read_spooled
 from rgals.errors import InputError
-from rgals.names import BoolArray, Float64Array, Offsets, Rows, Weights
+from rgals.names import BoolArray, Float64Array, Offsets, Rows, Side, Weights
 
 __all__ = [
     "Bucket",
@@ -27,9 +29,14 @@ __all__ = [
     "ReducedBucket",
     "core_round",
     "load_bucket",
-    "load_item_ids",
+    "load_ids",
+    "load_pairs",
+    "place_items",
     "reduce_bucket",
+    "save_items",
 ]
+
+_ITEMS_NAME = "all-items.arrow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +70,14 @@ class ReducedBucket:
     ----------
     bucket : int
         Which bucket.
-    user_ids : Arrow array of int64 or string
-        The bucket's users, sorted.
-    n_interactions, n_merged, n_overlap : int
-        Merged interactions; rows merged into others; test interactions that train holds too.
+    n_users, n_interactions, n_merged, n_overlap : int
+        Users; merged interactions; rows merged into others; test interactions that train holds too.
     has_unit_weights : bool
         Whether every weight is 1.
     """
 
     bucket: int
-    user_ids: pa.Array
+    n_users: int
     n_interactions: int
     n_merged: int
     n_overlap: int
@@ -85,24 +90,24 @@ class ReducePlan:
 
     Parameters
     ----------
-    spool_folders : tuple of Path
-        Folders of the map tasks, in the order of the sources.
+    spools : tuple of Path
+        Files of the map tasks, in the order of the sources.
     folder : Path
-        Where reduced buckets are written.
+        Where reduced buckets are written; it is there.
     users_are_int64, items_are_int64 : bool
         The kind of each dictionary.
     duplicates : {"max", "sum", "last", "count"}
         The weight of several rows of one user and item.
     """
 
-    spool_folders: tuple[Path, ...]
+    spools: tuple[Path, ...]
     folder: Path
     users_are_int64: bool
     items_are_int64: bool
     duplicates: DuplicatePolicy
 
 
-def reduce_bucket(plan: ReducePlan, bucket: int) -> ReducedBucket | None:
+def reduce_bucket(plan: ReducePlan, bucket: int, _context: Any = None) -> ReducedBucket | None:
     """Merge the duplicates of a bucket and write it, coded by its own ids; None if it is empty.
 
     Raises
@@ -110,7 +115,7 @@ def reduce_bucket(plan: ReducePlan, bucket: int) -> ReducedBucket | None:
     InputError
         If a sum of weights leaves the range of float32.
     """
-    events = read_spooled(plan.spool_folders, bucket)
+    events = read_spooled(plan.spools, bucket)
     if events is None:
         return None
     user_ids, users = _code_ids(events, "user", plan.users_are_int64)
@@ -138,45 +143,71 @@ def reduce_bucket(plan: ReducePlan, bucket: int) -> ReducedBucket | None:
         columns["time"] = times[lasts]  # within a group times ascend, so the last is the latest
     if is_test is not None:
         columns["is_test"] = is_test[lasts]
-    _write(plan.folder / bucket_name(bucket), columns)
-    _write(plan.folder / _ids_name(bucket), {"id": item_ids})
+    _write(plan.folder / _bucket_name(bucket), columns)
+    _write(plan.folder / _ids_name("user", bucket), {"id": user_ids})
+    _write(plan.folder / _ids_name("item", bucket), {"id": item_ids})
     has_unit_weights = merged_weights is None or bool((columns["weight"] == 1).all())
     n_merged = n_read - starts.size
-    return ReducedBucket(bucket, user_ids, lasts.size, n_merged, starts.size - lasts.size, has_unit_weights)
+    return ReducedBucket(bucket, len(user_ids), lasts.size, n_merged, starts.size - lasts.size, has_unit_weights)
 
 
 def load_bucket(folder: Path, bucket: int) -> Bucket:
     """Read the interactions that `reduce_bucket` wrote."""
-    table = _read(folder / bucket_name(bucket))
+    table = _read(folder / _bucket_name(bucket))
     return Bucket(*(_numpy(table, name) for name in ("user", "item", "weight", "time", "is_test")))
 
 
-def load_item_ids(folder: Path, bucket: int) -> pa.Array:
-    """Read the sorted item ids of a bucket, which its item places count."""
-    return _read(folder / _ids_name(bucket))["id"].combine_chunks()
+def load_pairs(folder: Path, bucket: int) -> tuple[Rows, Rows]:
+    """Read nothing but the users and items of the interactions that `reduce_bucket` wrote."""
+    table = _read(folder / _bucket_name(bucket), columns=2)
+    return table["user"].to_numpy(), table["item"].to_numpy()
+
+
+def load_ids(folder: Path, side: Side, bucket: int) -> pa.Array:
+    """Read the sorted user or item ids of a bucket, which its user and item places count."""
+    return _read(folder / _ids_name(side, bucket))["id"].combine_chunks()
+
+
+def save_items(folder: Path, items: IdDictionary) -> None:
+    """Write the items of all buckets, for `place_items`."""
+    _write(folder / _ITEMS_NAME, {"id": items.values})
+
+
+def place_items(folder: Path, bucket: int) -> Rows:
+    """Give the place of each item of a bucket among the items of all; worked out once and kept."""
+    path = folder / f"places-{bucket:06d}.npy"
+    if path.exists():
+        kept: Rows = np.load(path)
+        return kept
+    with pa.memory_map(str(folder / _ITEMS_NAME)) as file, pa.ipc.open_file(file) as reader:
+        items = IdDictionary(reader.read_all()["id"].combine_chunks())
+        places = items.rows_of(load_ids(folder, "item", bucket)).astype(np.int32)
+    with whole_file(path) as temporary, temporary.open("wb") as stream:
+        np.save(stream, places)
+    return places
 
 
 def core_round(
     users: Rows, items: Rows, is_live_user: BoolArray, is_live_item: BoolArray, user_core: int
 ) -> tuple[BoolArray, NDArray[np.int64]]:
-    """Drop the users of a bucket that have too few live items, and count what remains by item.
+    """Drop the users of a bucket that have too few live items, and count what remains by item of the bucket.
 
     Parameters
     ----------
     users : int32 array of shape (n,)
         User of each interaction, as a place in the bucket.
     items : int32 array of shape (n,)
-        Item of each interaction, as a place among all items.
+        Item of each interaction, as a place in the bucket.
     is_live_user : bool array of shape (n_bucket_users,)
         Users not dropped so far.
-    is_live_item : bool array of shape (n_items,)
+    is_live_item : bool array of shape (n_bucket_items,)
         Items not dropped so far.
     user_core : int
         Least number of live items of a user.
 
     Returns
     -------
-    tuple of bool array of shape (n_bucket_users,) and int64 array of shape (n_items,)
+    tuple of bool array of shape (n_bucket_users,) and int64 array of shape (n_bucket_items,)
         The users still live, and how many of them each live item has.
     """
     is_live = is_live_item[items] & is_live_user[users]
@@ -251,8 +282,12 @@ def _to_float32(weights: Float64Array, user_ids: pa.Array, users: Rows, item_ids
     return narrow
 
 
-def _ids_name(bucket: int) -> str:
-    return f"items-{bucket:04d}.arrow"
+def _bucket_name(bucket: int) -> str:
+    return f"bucket-{bucket:06d}.arrow"
+
+
+def _ids_name(side: Side, bucket: int) -> str:
+    return f"{side}s-{bucket:06d}.arrow"
 
 
 def _numpy(table: pa.Table, name: str) -> Any:
@@ -262,11 +297,16 @@ def _numpy(table: pa.Table, name: str) -> Any:
 
 def _write(path: Path, columns: Mapping[str, Any]) -> None:
     table = pa.table({name: pa.array(values) for name, values in columns.items()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+    with (
+        whole_file(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as file,
+        pa.ipc.new_file(file, table.schema) as writer,
+    ):
         writer.write_table(table)
 
 
-def _read(path: Path) -> pa.Table:
-    with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+def _read(path: Path, columns: int | None = None) -> pa.Table:
+    """Read a table, or its first columns."""
+    options = pa.ipc.IpcReadOptions(included_fields=None if columns is None else list(range(columns)))
+    with pa.OSFile(str(path)) as file, pa.ipc.open_file(file, options=options) as reader:
         return reader.read_all()

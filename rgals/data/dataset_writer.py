@@ -1,13 +1,13 @@
-"""The writer of datasets: spools interactions as they come, then sorts and writes them.
+"""The writer of datasets: gathers interactions in runs as they come, then sorts and writes them.
 
 Every file is a function of the ids and interactions and the number of shards alone: not of the order
-in which interactions were added, nor of how they were cut into batches.
+in which interactions were added, nor of how they were cut into batches or runs, nor of who sorted them.
 """
 
 import hashlib
 import importlib.metadata
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from rgals.data.file_tasks import FilePlan, FileTask, write_file
 from rgals.data.ids import IdDictionary
 from rgals.data.ledger import Ledger
 from rgals.data.manifest import (
@@ -29,10 +30,12 @@ from rgals.data.manifest import (
     part_file_name,
     shard_file_name,
 )
-from rgals.data.shard_files import EntryFileWriter, EntrySpool, FileSchema, entry_dtype, record_bytes, sorted_ranges
+from rgals.data.runs import PartRun, remove_run, write_run
+from rgals.data.shard_files import Records, entry_dtype, row_ranges
 from rgals.data.shards import ShardRange, plan_shards
 from rgals.data.splits import PART_NAMES, SplitRule
-from rgals.data.storage import Folder, write_manifest
+from rgals.data.storage import FileEntry, Folder, write_manifest
+from rgals.data.tasks import SequentialRunner, TaskRunner
 from rgals.errors import InputError
 from rgals.names import IntArray, Offsets, Part, Side
 
@@ -40,21 +43,21 @@ __all__ = ["DatasetWriter"]
 
 _INTERACTIONS_PER_SHARD = 4_000_000
 _LEAST_SHARDS = 4
+_BUFFER_RECORDS = 1 << 21
 _HASH_IDS = 1 << 20
+_HASH_BYTES = 1 << 22
+_SIDES: tuple[Side, Side] = ("user", "item")
 
 
 @dataclass(slots=True)
-class _PartSpool:
+class _PartRuns:
     """The interactions of one part so far."""
 
-    spool: EntrySpool
-    user_degrees: Offsets
-    item_degrees: Offsets
+    degrees: dict[Side, Offsets]
+    runs: list[PartRun] = field(default_factory=list)
+    pending: list[Records] = field(default_factory=list)
     n_interactions: int = 0
-    has_weights: bool = field(default=False)
-
-    def degrees(self, side: Side) -> Offsets:
-        return self.user_degrees if side == "user" else self.item_degrees
+    has_weights: bool = False
 
 
 class DatasetWriter:
@@ -71,7 +74,7 @@ class DatasetWriter:
         Wanted number of shards on each side; None takes one for each 4 million training
         interactions, at least 4.
     scratch : Path
-        An empty local folder for unsorted interactions: twice 12 bytes for each, 20 with times.
+        An empty local folder for unsorted interactions: up to 32 bytes for each, 52 with times.
 
     Raises
     ------
@@ -86,8 +89,9 @@ class DatasetWriter:
             raise InputError(f"n_shards: expected at least 1, found {n_shards}; leave it out to choose by size")
         self._staged, self._n_shards, self._scratch = staged, n_shards, scratch
         self._ids: dict[Side, IdDictionary] = {"user": user_ids, "item": item_ids}
-        self._parts: dict[Part, _PartSpool] = {}
+        self._parts: dict[Part, _PartRuns] = {}
         self._has_times: bool | None = None
+        self._n_pending = self._n_flushed = 0
         self._scratch.mkdir(parents=True, exist_ok=True)
 
     def add(
@@ -119,11 +123,11 @@ class DatasetWriter:
         """
         if not user_rows.size:
             return
-        self._check_times(times)
+        self._check_times(has_times=times is not None)
         records = np.empty(user_rows.size, dtype=entry_dtype(has_times=times is not None))
-        for side, rows in (("user", user_rows), ("item", item_rows)):
+        for side, rows in zip(_SIDES, (user_rows, item_rows), strict=True):
             _check_length(f"{side}_rows", rows, user_rows.size)
-            self._check_rows("user" if side == "user" else "item", rows)
+            self._check_rows(side, rows)
             records[side] = rows
         records["weight"] = 1.0
         part = self._part(part_code)
@@ -131,20 +135,44 @@ class DatasetWriter:
             _check_length("weights", weights, user_rows.size)
             records["weight"] = weights
             _check_weights(records["weight"])
-            part.has_weights = part.has_weights or bool((records["weight"] != 1).any())
         if times is not None:
             _check_length("times", times, user_rows.size)
             records["time"] = times
-        part.user_degrees += np.bincount(user_rows, minlength=part.user_degrees.size)
-        part.item_degrees += np.bincount(item_rows, minlength=part.item_degrees.size)
-        part.n_interactions += user_rows.size
-        part.spool.append(records)
+        part.pending.append(records)
+        self._n_pending += records.size
+        if self._n_pending >= _BUFFER_RECORDS:
+            self._flush()
+
+    def add_run(self, run: PartRun) -> None:
+        """Add interactions that are in a run already; each pair of user and item may be added once.
+
+        Parameters
+        ----------
+        run : PartRun
+            A run of valid rows and weights, written for dictionaries of the same sizes; its files are
+            deleted by `finish`.
+
+        Raises
+        ------
+        InputError
+            If only some interactions have times.
+        """
+        self._check_times(has_times=run.has_times)
+        part = self._part(PART_NAMES.index(run.part))
+        part.runs.append(run)
+        part.n_interactions += run.n_interactions
+        part.has_weights |= run.has_weights
+        for side, found in zip(_SIDES, (run.user_degrees, run.item_degrees), strict=True):
+            part.degrees[side][found.rows] += found.counts
 
     def finish(
         self,
         split: SplitRule | None = None,
         options: Mapping[str, Any] | None = None,
         ledger: Ledger | None = None,
+        *,
+        runner: TaskRunner | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> DatasetManifest:
         """Sort and write everything, the manifest last; the writer is used up.
 
@@ -156,6 +184,12 @@ class DatasetWriter:
             The options of the run, JSON values, for the manifest.
         ledger : Ledger or None
             What became of the rows read; None stands for all rows kept.
+        runner : TaskRunner or None
+            Writes the files side by side; all its workers must see ``staged`` and ``scratch``. None
+            writes them here, one after the other.
+        progress : callable or None
+            Told how many interactions are written, and how many there are to write (those of train
+            are written twice).
 
         Raises
         ------
@@ -163,60 +197,103 @@ class DatasetWriter:
             If a pair of user and item was added twice to a part, or the ledger does not add up to
             the interactions added.
         """
+        self._flush()
         n_kept = sum(part.n_interactions for part in self._parts.values())
         ledger = ledger or Ledger(read=n_kept, kept=n_kept)
         if not ledger.is_balanced or ledger.kept != n_kept:
             raise InputError(f"ledger: expected {n_kept} interactions kept and all rows accounted for, found {ledger}")
-        train = self._part(0)
-        self._ids["user"].write(self._staged, USER_IDS_NAME)
-        self._ids["item"].write(self._staged, ITEM_IDS_NAME)
-        digest = hashlib.sha256(b"rgals dataset 1\n")
-        for side in ("user", "item"):
-            _hash_ids(digest, self._ids["user" if side == "user" else "item"])
-        digest.update(b"times\n" if self._has_times else b"no times\n")
-        shards: dict[Side, tuple[ShardEntry, ...]] = {}
-        for name in PART_NAMES:
-            if name not in self._parts:
-                continue
-            part = self._parts[name]
-            digest.update(f"{name} {part.n_interactions}\n".encode())
-            if name == "train":
-                shards["user"] = self._write_shards(train, "user", digest)
-                shards["item"] = self._write_shards(train, "item", None)
-            else:
-                self._write_files(part, "user", [part_file_name(name)], [0, len(self._ids["user"])], digest)
-            part.spool.remove()
-        manifest = self._manifest(digest.hexdigest(), shards, split or SplitRule(), options or {}, ledger)
+        self._part(0)
+        for side, name in zip(_SIDES, (USER_IDS_NAME, ITEM_IDS_NAME), strict=True):
+            self._ids[side].write(self._staged, name)
+        shards: dict[Side, tuple[ShardEntry, ...]] = {side: self._plan_shards(side) for side in _SIDES}
+        tasks = self._file_tasks(shards)
+        entries, fingerprint = self._write_files(tasks, runner or SequentialRunner(), progress or (lambda *_: None))
+        for part in self._parts.values():
+            for run in part.runs:
+                remove_run(run)
+        manifest = self._manifest(fingerprint, shards, split or SplitRule(), options or {}, ledger)
         payload = {
             **manifest.model_dump(mode="json"),
             "split": manifest.split.model_dump(mode="json", exclude_none=True),
         }
-        write_manifest(self._staged, KIND, FORMAT_VERSION, payload)
+        write_manifest(self._staged, KIND, FORMAT_VERSION, payload, known=entries)
         return manifest
 
-    def _write_shards(self, train: _PartSpool, side: Side, digest: Any) -> tuple[ShardEntry, ...]:
-        """Write the training interactions by one side."""
+    def _flush(self) -> None:
+        """Write what is in memory as runs."""
+        for name, part in self._parts.items():
+            if part.pending:
+                path = self._scratch / f"added-{self._n_flushed:06d}"
+                records = np.concatenate(part.pending)
+                part.pending.clear()
+                self._n_flushed += 1
+                self.add_run(write_run(path, name, records, len(self._ids["user"]), len(self._ids["item"])))
+        self._n_pending = 0
+
+    def _plan_shards(self, side: Side) -> tuple[ShardEntry, ...]:
+        """Divide the training interactions of a side into shards."""
+        train = self._parts["train"]
         n_shards = self._n_shards or max(_LEAST_SHARDS, math.ceil(train.n_interactions / _INTERACTIONS_PER_SHARD))
-        ranges: tuple[ShardRange, ...] = plan_shards(train.degrees(side), n_shards)
-        names = [shard_file_name(side, index) for index in range(len(ranges))]
-        self._write_files(train, side, names, [0, *(shard.stop for shard in ranges)], digest)
+        ranges: tuple[ShardRange, ...] = plan_shards(train.degrees[side], n_shards)
         return tuple(
-            ShardEntry(name=name, start=shard.start, stop=shard.stop, n_interactions=shard.n_interactions)
-            for name, shard in zip(names, ranges, strict=True)
+            ShardEntry(
+                name=shard_file_name(side, index),
+                start=shard.start,
+                stop=shard.stop,
+                n_interactions=shard.n_interactions,
+            )
+            for index, shard in enumerate(ranges)
         )
 
-    def _write_files(self, part: _PartSpool, side: Side, names: list[str], bounds: list[int], digest: Any) -> None:
-        """Write one file for each pair of bounds; ``digest`` takes in the sorted records."""
-        schema = FileSchema(side, part.has_weights, bool(self._has_times) and side == "user")
-        ranges = sorted_ranges(part.spool, side, part.degrees(side), bounds, self._scratch)
-        current = next(ranges, None)
-        for index, name in enumerate(names):
-            with EntryFileWriter(self._staged, name, schema) as file:
-                while current is not None and current[0] == index:
-                    file.write(current[1])
-                    if digest is not None:
-                        digest.update(record_bytes(current[1]))
-                    current = next(ranges, None)
+    def _file_tasks(self, shards: Mapping[Side, tuple[ShardEntry, ...]]) -> list[FileTask]:
+        """Give a task for each file; the held-out parts first, which may be the largest files."""
+        tasks: list[FileTask] = []
+        for name in sorted(self._parts, key=lambda name: (name == "train", PART_NAMES.index(name))):
+            part = self._parts[name]
+            for side in _SIDES if name == "train" else _SIDES[:1]:
+                names, bounds = [part_file_name(name)], [0, len(self._ids[side])]
+                if name == "train":
+                    names = [shard.name for shard in shards[side]]
+                    bounds = [0, *(shard.stop for shard in shards[side])]
+                for index, ranges in enumerate(row_ranges(part.degrees[side], bounds)):
+                    sorted_path = self._scratch / f"sorted-{name}-{index:06d}.bin" if side == "user" else None
+                    tasks.append(FileTask(names[index], name, side, tuple(ranges), sorted_path))
+        return tasks
+
+    def _write_files(
+        self, tasks: list[FileTask], runner: TaskRunner, progress: Callable[[int, int], None]
+    ) -> tuple[dict[str, FileEntry], str]:
+        """Write all files; give what is known of each, and the fingerprint."""
+        plan = FilePlan(
+            self._staged,
+            {name: tuple(run.path for run in part.runs) for name, part in self._parts.items()},
+            {side: len(self._ids[side]) for side in _SIDES},
+            {name: part.has_weights for name, part in self._parts.items()},
+            has_times=bool(self._has_times),
+        )
+        if (folder := self._staged.local_path) is not None:
+            for side in _SIDES:  # here, not in the tasks: what is gone must not come back
+                (folder / shard_file_name(side, 0)).parent.mkdir(exist_ok=True)
+        digest = hashlib.sha256(b"rgals dataset 1\n")
+        for side in _SIDES:
+            _hash_ids(digest, self._ids[side])
+        digest.update(b"times\n" if self._has_times else b"no times\n")
+        digest.update(f"train {self._parts['train'].n_interactions}\n".encode())
+        n_total = sum(part.n_interactions * (2 if name == "train" else 1) for name, part in self._parts.items())
+        n_written = 0
+        entries: dict[str, FileEntry] = {}
+        progress(0, n_total)
+        for task, written in zip(tasks, runner.map_ordered(write_file, plan, tasks), strict=True):
+            entries[task.name] = written.entry
+            if task.part == "train":
+                _hash_sorted(digest, task)  # while the workers go on
+            n_written += written.n_interactions
+            progress(n_written, n_total)
+        for task in tasks:
+            if task.part != "train":
+                digest.update(f"{task.part} {self._parts[task.part].n_interactions}\n".encode())
+                _hash_sorted(digest, task)
+        return entries, digest.hexdigest()
 
     def _manifest(
         self,
@@ -229,8 +306,8 @@ class DatasetWriter:
         parts = {
             name: PartSummary(
                 n_interactions=part.n_interactions,
-                n_users=int(np.count_nonzero(part.user_degrees)),
-                n_items=int(np.count_nonzero(part.item_degrees)),
+                n_users=int(np.count_nonzero(part.degrees["user"])),
+                n_items=int(np.count_nonzero(part.degrees["item"])),
                 has_weights=part.has_weights,
             )
             for name in PART_NAMES
@@ -251,22 +328,18 @@ class DatasetWriter:
             versions={"rgals": importlib.metadata.version("rgals"), "pyarrow": pa.__version__},
         )
 
-    def _part(self, part_code: int) -> _PartSpool:
+    def _part(self, part_code: int) -> _PartRuns:
         if not 0 <= part_code < len(PART_NAMES):
             raise InputError(f"part_code: expected 0 to {len(PART_NAMES) - 1}, found {part_code}")
         name = PART_NAMES[part_code]
         if name not in self._parts:
-            self._parts[name] = _PartSpool(
-                EntrySpool(self._scratch / f"{name}.bin", entry_dtype(has_times=bool(self._has_times))),
-                np.zeros(len(self._ids["user"]), dtype=np.int64),
-                np.zeros(len(self._ids["item"]), dtype=np.int64),
-            )
+            self._parts[name] = _PartRuns({side: np.zeros(len(ids), np.int64) for side, ids in self._ids.items()})
         return self._parts[name]
 
-    def _check_times(self, times: Offsets | None) -> None:
+    def _check_times(self, *, has_times: bool) -> None:
         if self._has_times is None:
-            self._has_times = times is not None
-        elif self._has_times != (times is not None):
+            self._has_times = has_times
+        elif self._has_times != has_times:
             raise InputError("times: expected in every call or in none, found in some; pass them always")
 
     def _check_rows(self, side: Side, rows: IntArray) -> None:
@@ -288,6 +361,16 @@ def _check_weights(weights: NDArray[Any]) -> None:
             f"weights: expected finite positive float32 numbers, found {weights[first]} at position {first} and "
             f"{int(is_bad.sum()) - 1} more"
         )
+
+
+def _hash_sorted(digest: Any, task: FileTask) -> None:
+    """Take in the sorted records of a file, and delete them; nothing for files by item."""
+    if task.sorted_path is None:
+        return
+    with task.sorted_path.open("rb") as stream:
+        while content := stream.read(_HASH_BYTES):
+            digest.update(content)
+    task.sorted_path.unlink()
 
 
 def _hash_ids(digest: Any, ids: IdDictionary) -> None:

@@ -1,26 +1,27 @@
 """Ingest: from raw events to a dataset, in memory that does not grow with the input.
 
-The steps, each a plain function over files and values, so that an executor can run the calls of a
-step side by side and give the same dataset:
+The steps, each a plain function over files and values, whose calls an executor may run side by side:
 
-1. `spool_sources`: read, check, and spool events into buckets by a hash of the user id.
+1. `spool_pieces`: read pieces of files, check, and spool events into buckets by a hash of the user id.
 2. `reduce_bucket`: merge the duplicates of one bucket, code its ids.
-3. `core_round`: drop users and items with too few interactions, until none has.
-4. `assign_parts`: divide a bucket's interactions into train, validation and test.
-5. `DatasetWriter`: sort by row, write shards, ids, manifest.
+3. `core_round`: drop users and items of a bucket with too few interactions, until none has.
+4. `divide_bucket`: divide a bucket's interactions into train, validation and test.
+5. `write_file`: gather the rows of a shard from all buckets, sort and write them.
 
-Everything between steps is in a scratch folder beside the output, removed on any exit.
+The calling process holds the ids, hands out tasks, and computes the fingerprint; it never holds the
+interactions. Everything between steps is in a scratch folder, removed on any exit. The dataset is the
+same, byte for byte, whoever ran the tasks and however many there were.
 """
 
 import shutil
-import tempfile
-import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet
 
 from rgals.data.buckets import ReducePlan
@@ -31,11 +32,22 @@ from rgals.data.ingest_options import IngestOptions
 from rgals.data.ingest_steps import MergedEvents, ProgressCallback, divide_buckets, filter_cores, merge_buckets
 from rgals.data.ledger import Ledger, add_counts
 from rgals.data.manifest import QUARANTINE_NAME
+from rgals.data.pieces import choose_piece_bytes, pack_pieces, plan_pieces
 from rgals.data.readers import DEFAULT_BATCH_ROWS, estimate_rows
+from rgals.data.scratch import Scratch, check_workers, scratch_folder
 from rgals.data.sources import SourceFile, find_sources
 from rgals.data.splits import SplitRule
-from rgals.data.spool import REJECTS_NAME, REJECTS_SCHEMA, SpoolSummary, spool_sources
-from rgals.data.storage import Folder, new_folder
+from rgals.data.spool import (
+    REJECTS_SCHEMA,
+    SpoolPlan,
+    SpoolSummary,
+    SpoolTask,
+    rejects_path,
+    spool_path,
+    spool_pieces,
+)
+from rgals.data.storage import Folder, check_output, new_folder
+from rgals.data.tasks import SequentialRunner, TaskRunner
 from rgals.errors import InputError
 
 __all__ = ["BELOW_CORE", "OVERLAP", "IngestOptions", "ProgressCallback", "ingest"]
@@ -44,7 +56,9 @@ OVERLAP = "test interaction that train holds too"
 BELOW_CORE = "user or item below the core"
 
 _ROWS_PER_BUCKET = 500_000
-_MOST_BUCKETS = 256  # each is an open file while events are spooled
+_LEAST_ROWS_PER_BUCKET = 50_000
+_BUCKETS_PER_WORKER = 4
+_MOST_BUCKETS = 512  # with more, the batches of a bucket become small
 
 
 def ingest(
@@ -55,8 +69,11 @@ def ingest(
     test_sources: Sequence[str | Path] = (),
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
+    runner: TaskRunner | None = None,
+    scratch: str | Path | None = None,
     n_buckets: int | None = None,
     batch_rows: int = DEFAULT_BATCH_ROWS,
+    piece_bytes: int | None = None,
 ) -> Dataset:
     """Turn raw events into a dataset.
 
@@ -75,11 +92,21 @@ def ingest(
         Whether a dataset already there may be replaced.
     progress : callable or None
         Told how far each stage is.
+    runner : TaskRunner or None
+        Runs the tasks of each step: any `rgals.execution.executor.Executor`, closed by the caller;
+        None runs them here, one after the other. Workers on other machines must see the sources,
+        a local output, and ``scratch``.
+    scratch : str, Path or None
+        Folder for temporary files, about 60 bytes for each event; None: beside a local output, else
+        among the temporary files of this machine.
     n_buckets : int or None
-        Into how many buckets users are spooled; None goes by the size of the input. A bucket is
-        held in memory at a time. The dataset does not depend on it.
+        Into how many buckets users are spooled; None goes by the size of the input. A worker holds
+        one bucket in memory at a time. The dataset does not depend on it.
     batch_rows : int
         Rows per batch of a Parquet file. The dataset does not depend on it.
+    piece_bytes : int or None
+        About how much of the sources a task reads; None goes by their size and the number of workers.
+        The dataset does not depend on it.
 
     Returns
     -------
@@ -90,7 +117,7 @@ def ingest(
     ------
     InputError
         If the options do not fit the sources, too many rows are rejected, test events precede the
-        train cut, or nothing is left.
+        train cut, nothing is left, or a worker does not see the scratch folder.
     OutputExistsError
         If the output exists and may not be replaced.
     DataError
@@ -106,29 +133,79 @@ def ingest(
     if test_sources and options.split.kind == "none":
         options = options.model_copy(update={"split": SplitRule(kind="official")})
     _check_options(options, is_official=bool(test_sources))
-    with new_folder(output, overwrite=overwrite) as staged, _scratch_folder(output) as scratch:
-        files = find_sources(sources, options.format, "train" if test_sources else "all")
-        if test_sources:
-            files += find_sources(test_sources, options.format, "test", first_index=len(files))
-            _refuse_shared_files(files)
+    run_tasks = runner or SequentialRunner()
+    report = progress or (lambda _stage, _done, _total: None)
+    target = check_output(output, overwrite)
+    with (
+        scratch_folder(target, scratch) as work,
+        new_folder(target, overwrite=overwrite) as staged,
+        _ended_tasks(run_tasks),
+    ):
+        work.note_staged(staged)
+        files = _find_files(sources, test_sources, options)
+        local = [file.path for file in files if isinstance(file.filesystem, pafs.LocalFileSystem)]
+        check_workers(run_tasks, work.path, staged, local)
         if n_buckets is None:
-            n_buckets = min(max(estimate_rows(files) // _ROWS_PER_BUCKET, 1), _MOST_BUCKETS)
-        report = progress or (lambda _stage, _done, _total: None)
-        spool_folder = scratch / "spool-0000"
-        summary = _spool(files, spool_folder, options, n_buckets, batch_rows, report)
-        plan = ReducePlan(
-            (spool_folder,),
-            scratch / "merged",
+            n_buckets = _choose_buckets(estimate_rows(files), run_tasks.n_workers)
+        plan = SpoolPlan(work.folder("spool"), options, n_buckets, bool(test_sources), batch_rows)
+        tasks = _plan_map(files, piece_bytes, run_tasks)
+        summary = _spool(files, plan, tasks, run_tasks, report)
+        _write_quarantine(staged, [rejects_path(plan.folder, task.place) for task in tasks])
+        reduce_plan = ReducePlan(
+            tuple(spool_path(plan.folder, task.place) for task in tasks),
+            work.folder("merged"),
             users_are_int64=options.id_type != "string" and summary.users_can_be_int64,
             items_are_int64=options.id_type != "string" and summary.items_can_be_int64,
             duplicates=options.duplicates,
         )
-        merged = merge_buckets(plan, n_buckets, report)
-        filtered, n_core_dropped = filter_cores(merged, options.user_core, options.item_core, report)
+        merged = merge_buckets(reduce_plan, n_buckets, run_tasks, report)
+        shutil.rmtree(plan.folder)
+        filtered, n_core_dropped = filter_cores(merged, options.user_core, options.item_core, run_tasks, report)
         ledger = _balance(summary, filtered, n_core_dropped)
-        _write_quarantine(staged, plan.spool_folders)
-        _write_dataset(staged, scratch / "sorting", filtered, options, ledger, report)
+        _write_dataset(staged, work, filtered, options, ledger, run_tasks, report)
     return Dataset.open(output)
+
+
+@contextmanager
+def _ended_tasks(runner: TaskRunner) -> Iterator[None]:
+    """On an error, wait for the tasks under way, so that they write nothing into folders being removed."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):  # the error on its way says more
+            runner.on_each_worker(_do_nothing, None)
+        raise
+
+
+def _do_nothing(_shared: None, _position: int, _context: Any) -> None:
+    """Take a turn after the task before."""
+
+
+def _choose_buckets(n_rows: int, n_workers: int) -> int:
+    """Give a number of buckets that bounds memory, and that keeps several workers busy."""
+    wanted = n_rows // _ROWS_PER_BUCKET
+    if n_workers > 1:
+        wanted = max(wanted, min(_BUCKETS_PER_WORKER * n_workers, n_rows // _LEAST_ROWS_PER_BUCKET))
+    return min(max(wanted, 1), _MOST_BUCKETS)
+
+
+def _find_files(
+    sources: Sequence[str | Path], test_sources: Sequence[str | Path], options: IngestOptions
+) -> list[SourceFile]:
+    """List the files to read, those of an official split with their part."""
+    files = find_sources(sources, options.format, "train" if test_sources else "all")
+    if test_sources:
+        files += find_sources(test_sources, options.format, "test", first_index=len(files))
+        _refuse_shared_files(files)
+    return files
+
+
+def _plan_map(files: list[SourceFile], piece_bytes: int | None, runner: TaskRunner) -> list[SpoolTask]:
+    """Cut the files into map tasks."""
+    if piece_bytes is None:
+        piece_bytes = choose_piece_bytes(files, runner.n_workers)
+    pieces = plan_pieces(files, piece_bytes, runner)
+    return [SpoolTask(index, packed) for index, packed in enumerate(pack_pieces(pieces, piece_bytes))]
 
 
 def _check_options(options: IngestOptions, *, is_official: bool) -> None:
@@ -153,15 +230,17 @@ def _refuse_shared_files(files: list[SourceFile]) -> None:
 
 def _spool(
     files: list[SourceFile],
-    folder: Path,
-    options: IngestOptions,
-    n_buckets: int,
-    batch_rows: int,
+    plan: SpoolPlan,
+    tasks: list[SpoolTask],
+    runner: TaskRunner,
     progress: ProgressCallback,
 ) -> SpoolSummary:
     """Run the map step over all files, and judge what it found."""
-    summary = SpoolSummary()
-    for summary in spool_sources(files, folder, options, n_buckets, batch_rows):
+    summary, options = SpoolSummary(), plan.options
+    if isinstance(runner, SequentialRunner):
+        plan = plan._replace(note_rows=lambda n_rows: progress("read", summary.n_read + n_rows, None))
+    for found in runner.map_ordered(spool_pieces, plan, tasks):
+        summary.add(found)
         progress("read", summary.n_read, None)
     if summary.n_read == 0:
         raise InputError(f"{_name_files(files)}: no rows; expected at least one event")
@@ -205,34 +284,33 @@ def _balance(summary: SpoolSummary, merged: MergedEvents, n_core_dropped: int) -
 
 def _write_dataset(
     staged: Folder,
-    scratch: Path,
+    work: Scratch,
     merged: MergedEvents,
     options: IngestOptions,
     ledger: Ledger,
+    runner: TaskRunner,
     progress: ProgressCallback,
 ) -> None:
     """Divide the interactions into parts and write them sorted."""
     users = IdDictionary.from_values(merged.live_user_ids())
     items = IdDictionary.from_values(merged.live_item_ids())
-    writer = DatasetWriter(staged, users, items, options.n_shards, scratch)
-    for bucket in divide_buckets(merged, users, options.split, options.seed, progress):
-        for code in np.unique(bucket.parts).tolist():
-            chosen = bucket.parts == code
-            writer.add(
-                code,
-                bucket.user_rows[chosen],
-                bucket.item_rows[chosen],
-                None if bucket.weights is None else bucket.weights[chosen],
-                None if bucket.times is None else bucket.times[chosen],
-            )
-    progress("write", 0, None)
-    writer.finish(options.split, options.model_dump(mode="json", exclude={"split"}), ledger)
-    progress("write", 1, 1)
+    runs = work.folder("sorting")
+    writer = DatasetWriter(staged, users, items, options.n_shards, runs)
+    for run in divide_buckets(merged, users, options.split, options.seed, runs, runner, progress):
+        writer.add_run(run)
+    shutil.rmtree(merged.folder)
+    writer.finish(
+        options.split,
+        options.model_dump(mode="json", exclude={"split"}),
+        ledger,
+        runner=runner,
+        progress=lambda n_written, n_total: progress("write", n_written, n_total),
+    )
 
 
-def _write_quarantine(staged: Folder, spool_folders: Sequence[Path]) -> None:
+def _write_quarantine(staged: Folder, rejects: Sequence[Path]) -> None:
     """Gather the rejected rows of all map tasks in one file; none, no file."""
-    paths = [folder / REJECTS_NAME for folder in spool_folders if (folder / REJECTS_NAME).exists()]
+    paths = [path for path in rejects if path.exists()]
     if not paths:
         return
     with (
@@ -243,21 +321,6 @@ def _write_quarantine(staged: Folder, spool_folders: Sequence[Path]) -> None:
             with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
                 for batch in stream:
                     writer.write_batch(batch)
-
-
-@contextmanager
-def _scratch_folder(output: str | Path) -> Iterator[Path]:
-    """Make a folder for temporary files beside a local output, where there is room for it anyway."""
-    target = Folder.at(output).local_path
-    if target is None:
-        folder = Path(tempfile.mkdtemp(prefix="rgals-ingest-"))
-    else:
-        folder = target.with_name(f".{target.name}.scratch-{uuid.uuid4().hex[:8]}")
-        folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _name_files(files: list[SourceFile]) -> str:

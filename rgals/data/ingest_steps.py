@@ -1,19 +1,33 @@
-"""The steps of an ingest over all buckets: plain loops around the functions of one bucket."""
+"""The steps of an ingest over all buckets: each hands its tasks to a runner and gathers what comes back."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rgals.data.buckets import Bucket, ReducedBucket, ReducePlan, core_round, load_bucket, load_item_ids, reduce_bucket
+from rgals.data.buckets import (
+    Bucket,
+    ReducedBucket,
+    ReducePlan,
+    core_round,
+    load_bucket,
+    load_ids,
+    load_pairs,
+    place_items,
+    reduce_bucket,
+    save_items,
+)
 from rgals.data.hashing import hash_ids
 from rgals.data.ids import IdDictionary
-from rgals.data.splits import HeldOutUsers, SplitRule, assign_parts, choose_held_out_users
+from rgals.data.runs import PartRun, RowCounts, write_run
+from rgals.data.shard_files import entry_dtype
+from rgals.data.splits import PART_NAMES, HeldOutUsers, SplitRule, assign_parts, choose_held_out_users
+from rgals.data.tasks import TaskRunner
 from rgals.names import BoolArray, Offsets, Rows, Weights
 
 __all__ = [
@@ -40,8 +54,8 @@ class MergedEvents:
         Where the reduced buckets are.
     buckets : list of ReducedBucket
         The buckets that hold something.
-    item_places : list of int32 arrays
-        For each bucket, the place of its items among ``item_ids``.
+    users_are_int64 : bool
+        The kind of the user ids.
     item_ids : Arrow array
         The items of all buckets, sorted.
     live_users : list of bool arrays
@@ -52,7 +66,7 @@ class MergedEvents:
 
     folder: Path
     buckets: list[ReducedBucket]
-    item_places: list[NDArray[np.int32]]
+    users_are_int64: bool
     item_ids: pa.Array
     live_users: list[BoolArray]
     live_items: BoolArray
@@ -67,11 +81,13 @@ class MergedEvents:
         """Whether every weight is 1."""
         return all(bucket.has_unit_weights for bucket in self.buckets)
 
-    def live_user_ids(self) -> pa.Array:
-        """Give the users of the dataset, in no particular order."""
-        empty = self.buckets[0].user_ids[:0] if self.buckets else pa.array([], pa.string())
-        ids = [one.user_ids.filter(pa.array(live)) for one, live in zip(self.buckets, self.live_users, strict=True)]
-        return pa.concat_arrays([empty, *ids])
+    def live_user_ids(self) -> "pa.ChunkedArray":
+        """Give the users of the dataset, bucket after bucket."""
+        ids = [
+            load_ids(self.folder, "user", one.bucket).filter(pa.array(live))
+            for one, live in zip(self.buckets, self.live_users, strict=True)
+        ]
+        return pa.chunked_array(ids, pa.int64() if self.users_are_int64 else pa.string())
 
     def live_item_ids(self) -> pa.Array:
         """Give the items of the dataset, sorted."""
@@ -88,28 +104,67 @@ class PartedInteractions(NamedTuple):
     times: Offsets | None
 
 
-def merge_buckets(plan: ReducePlan, n_buckets: int, progress: ProgressCallback) -> MergedEvents:
-    """Merge duplicates bucket by bucket, then unite the items of all buckets."""
+def merge_buckets(plan: ReducePlan, n_buckets: int, runner: TaskRunner, progress: ProgressCallback) -> MergedEvents:
+    """Merge duplicates bucket by bucket, and unite the items of all buckets."""
     reduced: list[ReducedBucket] = []
-    item_ids = pa.array([], pa.int64() if plan.items_are_int64 else pa.string())
-    for bucket in range(n_buckets):
-        if (found := reduce_bucket(plan, bucket)) is not None:
+    items = _IdUnion(pa.int64() if plan.items_are_int64 else pa.string())
+    results = runner.map_ordered(reduce_bucket, plan, range(n_buckets))
+    for n_done, found in enumerate(results, 1):
+        if found is not None:
             reduced.append(found)
-            item_ids = pc.unique(pa.chunked_array([item_ids, load_item_ids(plan.folder, bucket)]))
-        progress("merge", bucket + 1, n_buckets)
-    items = IdDictionary.from_values(item_ids)
+            items.add(load_ids(plan.folder, "item", found.bucket))
+        progress("merge", n_done, n_buckets)
+    item_ids = IdDictionary.from_values(items.unique())
+    save_items(plan.folder, item_ids)
     return MergedEvents(
         plan.folder,
         reduced,
-        [items.rows_of(load_item_ids(plan.folder, one.bucket)).astype(np.int32) for one in reduced],
-        items.values,
-        [np.ones(len(one.user_ids), dtype=np.bool_) for one in reduced],
-        np.ones(len(items), dtype=np.bool_),
+        plan.users_are_int64,
+        item_ids.values,
+        [np.ones(one.n_users, dtype=np.bool_) for one in reduced],
+        np.ones(len(item_ids), dtype=np.bool_),
     )
 
 
+class _IdUnion:
+    """The union of many arrays of ids, in memory of the order of the union."""
+
+    def __init__(self, kind: "pa.DataType") -> None:
+        self._found = pa.array([], kind)
+        self._pending: list[pa.Array] = []
+        self._n_pending = 0
+
+    def add(self, ids: pa.Array) -> None:
+        self._pending.append(ids)
+        self._n_pending += len(ids)
+        if self._n_pending > len(self._found):
+            self._unite()
+
+    def unique(self) -> pa.Array:
+        self._unite()
+        return self._found
+
+    def _unite(self) -> None:
+        self._found = pc.unique(pa.chunked_array([self._found, *self._pending]))
+        self._pending.clear()
+        self._n_pending = 0
+
+
+class _CorePlan(NamedTuple):
+    """What the tasks of a round of the core filter share."""
+
+    folder: Path
+    live_items: BoolArray
+    user_core: int
+
+
+class _CoreTask(NamedTuple):
+    bucket: int
+    live_users: BoolArray
+
+
 def filter_cores(
-    merged: MergedEvents, user_core: int, item_core: int, progress: ProgressCallback
+    merged: MergedEvents, user_core: int, item_core: int, runner: TaskRunner, progress: ProgressCallback
 ) -> tuple[MergedEvents, int]:
     """Drop users and items with too few interactions, again and again until none has.
 
@@ -119,6 +174,8 @@ def filter_cores(
         The interactions.
     user_core, item_core : int
         Least number of items of a user, of users of an item.
+    runner : TaskRunner
+        Runs the buckets of a round.
     progress : callable
         Told of each round.
 
@@ -134,11 +191,11 @@ def filter_cores(
     n_rounds = 0
     while True:
         degrees = np.zeros(live_items.size, dtype=np.int64)
-        for place, one in enumerate(merged.buckets):
-            bucket = load_bucket(merged.folder, one.bucket)
-            items = merged.item_places[place][bucket.items]
-            live_users[place], found = core_round(bucket.users, items, live_users[place], live_items, user_core)
-            degrees += found
+        tasks = [_CoreTask(one.bucket, live) for one, live in zip(merged.buckets, live_users, strict=True)]
+        results = runner.map_ordered(_filter_bucket, _CorePlan(merged.folder, live_items, user_core), tasks)
+        for place, (still_live_users, counts) in enumerate(results):
+            live_users[place] = still_live_users
+            degrees[counts.rows] += counts.counts
         n_rounds += 1
         progress("filter", n_rounds, None)
         still_live = live_items & (degrees >= item_core)
@@ -148,10 +205,43 @@ def filter_cores(
         live_items = still_live
 
 
+def _filter_bucket(plan: _CorePlan, task: _CoreTask, _context: Any) -> tuple[BoolArray, RowCounts]:
+    """Run one round of the core filter over a bucket; give its live users, and the counts of all its items."""
+    places = place_items(plan.folder, task.bucket)
+    users, items = load_pairs(plan.folder, task.bucket)
+    still_live, degrees = core_round(users, items, task.live_users, plan.live_items[places], plan.user_core)
+    return still_live, RowCounts(places, degrees)
+
+
+class _DividePlan(NamedTuple):
+    """What the tasks that divide buckets share."""
+
+    folder: Path
+    runs: Path
+    item_rows: Rows
+    n_users: int
+    n_items: int
+    has_unit_weights: bool
+    rule: SplitRule
+    seed: int
+    held_out: HeldOutUsers | None
+
+
+class _DivideTask(NamedTuple):
+    bucket: int
+    user_rows: Rows
+
+
 def divide_buckets(
-    merged: MergedEvents, users: IdDictionary, rule: SplitRule, seed: int, progress: ProgressCallback
-) -> Iterator[PartedInteractions]:
-    """Give the live interactions of each bucket with their rows in the dataset and their part.
+    merged: MergedEvents,
+    users: IdDictionary,
+    rule: SplitRule,
+    seed: int,
+    runs: Path,
+    runner: TaskRunner,
+    progress: ProgressCallback,
+) -> Iterator[PartRun]:
+    """Write the live interactions of each bucket, with their rows in the dataset, as runs of the parts.
 
     Parameters
     ----------
@@ -163,46 +253,85 @@ def divide_buckets(
         How to divide.
     seed : int
         Seed of random choices.
+    runs : Path
+        Where the runs are written; it is there.
+    runner : TaskRunner
+        Divides the buckets.
     progress : callable
         Told of each bucket.
 
     Yields
     ------
-    PartedInteractions
-        Bucket by bucket.
+    PartRun
+        Bucket by bucket, the parts that it has.
 
     Raises
     ------
     InputError
         If the rule does not fit the interactions.
     """
-    live_rows = users.rows_of(merged.live_user_ids())  # bucket after bucket
-    item_rows = np.where(merged.live_items, np.cumsum(merged.live_items) - 1, -1)
-    item_keys = hash_ids(merged.item_ids)
     held_out = None
     if rule.kind == "held-out-users":
         held_out = choose_held_out_users(rule, seed, hash_ids(users.values))
+    n_items = int(np.count_nonzero(merged.live_items))
+    plan = _DividePlan(
+        merged.folder,
+        runs,
+        np.where(merged.live_items, np.cumsum(merged.live_items) - 1, -1).astype(np.int32),
+        len(users),
+        n_items,
+        merged.has_unit_weights,
+        rule,
+        seed,
+        held_out,
+    )
+    live_rows = users.rows_of(merged.live_user_ids())  # bucket after bucket
+    tasks: list[_DivideTask] = []
     start = 0
-    for place, one in enumerate(merged.buckets):
-        is_live = merged.live_users[place]
-        stop = start + int(is_live.sum())
-        user_rows = np.full(is_live.size, -1, dtype=np.int64)
+    for one, is_live in zip(merged.buckets, merged.live_users, strict=True):
+        stop = start + int(np.count_nonzero(is_live))
+        user_rows = np.full(is_live.size, -1, dtype=np.int32)
         user_rows[is_live] = live_rows[start:stop]
+        tasks.append(_DivideTask(one.bucket, user_rows))
         start = stop
-        places = merged.item_places[place]
-        bucket = load_bucket(merged.folder, one.bucket)
-        if merged.has_unit_weights:
-            bucket = replace(bucket, weights=None)
-        yield divide_bucket(
-            bucket, user_rows, item_rows[places], hash_ids(one.user_ids), item_keys[places], rule, seed, held_out
-        )
-        progress("split", place + 1, len(merged.buckets))
+    for n_done, found in enumerate(runner.map_ordered(_write_parts, plan, tasks), 1):
+        yield from found
+        progress("split", n_done, len(tasks))
+
+
+def _write_parts(plan: _DividePlan, task: _DivideTask, _context: Any) -> list[PartRun]:
+    """Divide a bucket and write each of its parts as a run."""
+    bucket = load_bucket(plan.folder, task.bucket)
+    if plan.has_unit_weights:
+        bucket = replace(bucket, weights=None)
+    divided = divide_bucket(
+        bucket,
+        task.user_rows,
+        plan.item_rows[place_items(plan.folder, task.bucket)],
+        hash_ids(load_ids(plan.folder, "user", task.bucket)),
+        hash_ids(load_ids(plan.folder, "item", task.bucket)),
+        plan.rule,
+        plan.seed,
+        plan.held_out,
+    )
+    runs: list[PartRun] = []
+    for code in np.unique(divided.parts).tolist():
+        chosen = divided.parts == code
+        records = np.empty(int(np.count_nonzero(chosen)), dtype=entry_dtype(has_times=divided.times is not None))
+        records["user"], records["item"] = divided.user_rows[chosen], divided.item_rows[chosen]
+        records["weight"] = 1.0 if divided.weights is None else divided.weights[chosen]
+        if divided.times is not None:
+            records["time"] = divided.times[chosen]
+        name = PART_NAMES[code]
+        path = plan.runs / f"bucket-{task.bucket:06d}-{name}"
+        runs.append(write_run(path, name, records, plan.n_users, plan.n_items))
+    return runs
 
 
 def divide_bucket(
     bucket: Bucket,
-    user_rows: Offsets,
-    item_rows: Offsets,
+    user_rows: Rows,
+    item_rows: Rows,
     user_keys: NDArray[np.uint64],
     item_keys: NDArray[np.uint64],
     rule: SplitRule,
@@ -215,7 +344,7 @@ def divide_bucket(
     ----------
     bucket : Bucket
         The interactions.
-    user_rows, item_rows : int64 arrays of shape (n_bucket_users,), (n_bucket_items,)
+    user_rows, item_rows : int32 arrays of shape (n_bucket_users,), (n_bucket_items,)
         Rows in the dataset, -1 where dropped.
     user_keys, item_keys : uint64 arrays of shape (n_bucket_users,), (n_bucket_items,)
         Hashes of the ids.
@@ -246,8 +375,8 @@ def divide_bucket(
     )
     return PartedInteractions(
         parts,
-        user_rows[users].astype(np.int32),
-        item_rows[items].astype(np.int32),
+        user_rows[users],
+        item_rows[items],
         None if bucket.weights is None else bucket.weights[is_live],
         times,
     )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from rgals.data.sources import SourceFile
+from rgals.data.sources import SourceFile, SourcePiece
 from rgals.errors import DataError, InputError
 from rgals.names import Offsets
 
@@ -53,7 +53,7 @@ class RawBatch:
 
 
 def read_batches(
-    source: SourceFile,
+    source: SourceFile | SourcePiece,
     id_columns: Sequence[str],
     value_columns: Sequence[str],
     *,
@@ -61,12 +61,12 @@ def read_batches(
     csv_columns: Sequence[str] | None = None,
     batch_rows: int = DEFAULT_BATCH_ROWS,
 ) -> Iterator[RawBatch]:
-    """Read a file batch by batch, in memory that does not grow with the file.
+    """Read a file, or a piece of it, batch by batch, in memory that does not grow with the file.
 
     Parameters
     ----------
-    source : SourceFile
-        The file.
+    source : SourceFile or SourcePiece
+        The file or the piece.
     id_columns, value_columns : sequence of str
         The wanted columns; in JSON Lines an id is text or an integer.
     delimiter : str or None
@@ -89,13 +89,15 @@ def read_batches(
         If the file cannot be read to its end.
     """
     wanted = list(dict.fromkeys([*id_columns, *value_columns]))
+    piece = source if isinstance(source, SourcePiece) else SourcePiece(source)
+    source = piece.source
     try:
         if source.format == "parquet":
-            yield from _read_parquet(source, wanted, batch_rows)
+            yield from _read_parquet(piece, wanted, batch_rows)
         elif source.format == "csv":
-            yield from _read_csv(source, wanted, delimiter, csv_columns)
+            yield from _read_csv(piece, wanted, delimiter, csv_columns)
         else:
-            yield from _read_json_lines(source, id_columns, wanted)
+            yield from _read_json_lines(piece, id_columns, wanted)
     except (pa.ArrowException, OSError, EOFError) as error:
         # OSError must not pass: around the output it would read as a failed write.
         raise DataError(
@@ -129,12 +131,13 @@ def check_columns(path: str, wanted: Sequence[str], found: Sequence[str]) -> Non
             raise InputError(f"{path}: column {column!r} occurs twice; rename one of them")
 
 
-def _read_parquet(source: SourceFile, wanted: list[str], batch_rows: int) -> Iterator[RawBatch]:
+def _read_parquet(piece: SourcePiece, wanted: list[str], batch_rows: int) -> Iterator[RawBatch]:
+    source = piece.source
     with source.filesystem.open_input_file(source.path) as stream:
         file = pa.parquet.ParquetFile(stream, pre_buffer=False)
         check_columns(source.path, wanted, file.schema_arrow.names)
-        n_read = 0
-        for group in range(file.num_row_groups):
+        n_read = piece.first_row - 1
+        for group in range(piece.start, file.num_row_groups if piece.stop is None else piece.stop):
             for batch in file.iter_batches(batch_rows, row_groups=[group], columns=wanted):
                 rows = np.arange(n_read + 1, n_read + 1 + batch.num_rows)
                 n_read += batch.num_rows
@@ -142,15 +145,18 @@ def _read_parquet(source: SourceFile, wanted: list[str], batch_rows: int) -> Ite
 
 
 def _read_csv(
-    source: SourceFile, wanted: list[str], delimiter: str | None, csv_columns: Sequence[str] | None
+    piece: SourcePiece, wanted: list[str], delimiter: str | None, csv_columns: Sequence[str] | None
 ) -> Iterator[RawBatch]:
+    source = piece.source
     plain_path = source.path.lower()
     tab_by_ending = any(ending in plain_path[-9:] for ending in (".tsv", ".tab"))
     malformed: list[MalformedRow] = []
 
     def set_aside(row: Any) -> str:
         reason = f"expected {row.expected_columns} fields, found {row.actual_columns}"
-        malformed.append(MalformedRow(int(row.number), "wrong number of fields", f"{row.text} ({reason})"))
+        malformed.append(
+            MalformedRow(piece.first_row - 1 + int(row.number), "wrong number of fields", f"{row.text} ({reason})")
+        )
         return "skip"
 
     parse = pa.csv.ParseOptions(
@@ -158,23 +164,25 @@ def _read_csv(
         newlines_in_values=True,
         invalid_row_handler=set_aside,
     )
-    read = pa.csv.ReadOptions(
-        # Rows are numbered only when one thread parses.
-        use_threads=False,
-        block_size=_BLOCK_BYTES,
-        column_names=None if csv_columns is None else list(csv_columns),
-    )
-    with _open_text(source) as stream, pa.csv.open_csv(stream, read, parse) as header:
-        check_columns(source.path, wanted, header.schema.names)
+    # Rows are numbered only when one thread parses.
+    read = pa.csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES)
+    if csv_columns is not None:
+        read.column_names = list(csv_columns)
+    with _open_text(SourcePiece(source)) as stream, pa.csv.open_csv(stream, read, parse) as header:
+        names = header.schema.names
+    check_columns(source.path, wanted, names)
     malformed.clear()
+    has_header = csv_columns is None and piece.start == 0
+    if not has_header:
+        read.column_names = names
     convert = pa.csv.ConvertOptions(
         check_utf8=False,
         column_types={name: pa.binary() for name in wanted},
         include_columns=wanted,
         strings_can_be_null=False,
     )
-    next_row = 1 if csv_columns is not None else 2
-    with _open_text(source) as stream, pa.csv.open_csv(stream, read, parse, convert) as reader:
+    next_row = piece.first_row + 1 if has_header else piece.first_row
+    with _open_text(piece) as stream, pa.csv.open_csv(stream, read, parse, convert) as reader:
         for batch in reader:
             # Rows set aside are left out of the batch but keep their number.
             rows = np.arange(next_row, next_row + batch.num_rows + len(malformed))
@@ -190,14 +198,26 @@ def _read_csv(
         yield RawBatch({name: pa.array([], pa.binary()) for name in wanted}, np.zeros(0, np.int64), list(malformed))
 
 
-def _open_text(source: SourceFile) -> "pa.NativeFile":
-    """Open a text file, decompressed by its ending."""
-    return source.filesystem.open_input_stream(source.path, compression="detect", buffer_size=1 << 20)
+@contextmanager
+def _open_text(piece: SourcePiece) -> "Iterator[pa.NativeFile]":
+    """Open a text file, decompressed by its ending, or a range of its bytes."""
+    filesystem, path = piece.source.filesystem, piece.source.path
+    if piece.start == 0 and piece.stop is None:
+        with filesystem.open_input_stream(path, compression="detect", buffer_size=1 << 20) as stream:
+            yield stream
+        return
+    stop = piece.source.n_bytes if piece.stop is None else piece.stop
+    with (
+        filesystem.open_input_file(path) as file,
+        pa.BufferedInputStream(file.get_stream(piece.start, stop - piece.start), 1 << 20) as stream,
+    ):
+        yield stream
 
 
-def _read_json_lines(source: SourceFile, id_columns: Sequence[str], wanted: list[str]) -> Iterator[RawBatch]:
-    next_row, is_checked = 1, False
-    with _open_text(source) as stream:
+def _read_json_lines(piece: SourcePiece, id_columns: Sequence[str], wanted: list[str]) -> Iterator[RawBatch]:
+    source = piece.source
+    next_row, is_checked = piece.first_row, piece.start > 0
+    with _open_text(piece) as stream:
         for lines in _line_blocks(source, stream):
             if not is_checked and (keys := _keys_of(lines, wanted)):
                 # A key may be absent from a row; absent from a whole block it is a wrong name.

@@ -1,14 +1,13 @@
-"""Files of sorted interactions, and the sort that makes them from unsorted ones on disk.
+"""Files of sorted interactions, and the sort that makes them.
 
-An unsorted entry is a fixed-size binary record in a spool file. A spool is divided into ranges of rows
-small enough to sort in memory, and each range is sorted and appended to its Parquet file, so memory
-is bounded by a range and not by the dataset.
+An unsorted interaction is a binary record of fixed size. The rows of a file are divided into ranges small
+enough to sort in memory, and each range is sorted and appended to its Parquet file, so memory is
+bounded by a range and not by the dataset.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -22,14 +21,14 @@ from rgals.names import Offsets, Rows, Side, Weights, other_side
 
 __all__ = [
     "EntryFileWriter",
-    "EntrySpool",
     "FileSchema",
     "Records",
     "SortedEntries",
     "entry_dtype",
     "read_entry_file",
     "record_bytes",
-    "sorted_ranges",
+    "row_ranges",
+    "sort_records",
 ]
 
 Records: TypeAlias = NDArray[np.void]
@@ -38,7 +37,6 @@ Records: TypeAlias = NDArray[np.void]
 SORT_INTERACTIONS = 1 << 22
 """Entries that are sorted at a time, unless one row alone has more."""
 
-_CHUNK_RECORDS = 1 << 21
 _ROW_GROUP_ROWS = 1 << 20
 
 
@@ -102,72 +100,55 @@ def record_bytes(records: Records) -> memoryview:
     return np.ascontiguousarray(records).view(np.uint8).data
 
 
-class EntrySpool:
-    """Unsorted records in a file; a file is not kept open between calls."""
-
-    def __init__(self, path: Path, dtype: "np.dtype[np.void]") -> None:
-        self.path, self.dtype = path, dtype
-
-    def append(self, records: Records) -> None:
-        """Write records at the end."""
-        with self.path.open("ab") as stream:
-            stream.write(record_bytes(records))
-
-    def chunks(self) -> Iterator[Records]:
-        """Read the records in the order in which they were written, a bounded number at a time."""
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as stream:
-            while content := stream.read(_CHUNK_RECORDS * self.dtype.itemsize):
-                yield np.frombuffer(content, dtype=self.dtype)
-
-    def read(self) -> Records:
-        """Read all records."""
-        return np.fromfile(self.path, dtype=self.dtype) if self.path.exists() else np.zeros(0, self.dtype)
-
-    def remove(self) -> None:
-        """Delete the file; no error if nothing was written."""
-        self.path.unlink(missing_ok=True)
-
-
-def sorted_ranges(
-    spool: EntrySpool, side: Side, degrees: Offsets, bounds: Sequence[int], scratch: Path
-) -> Iterator[tuple[int, Records]]:
-    """Sort a spool by one side, range of rows by range of rows.
+def row_ranges(degrees: Offsets, bounds: Sequence[int]) -> list[list[tuple[int, int]]]:
+    """Cut rows at every bound, and further so that they can be sorted in bounded memory.
 
     Parameters
     ----------
-    spool : EntrySpool
-        The records; they are left as they are.
-    side : {"user", "item"}
-        The side to sort by.
     degrees : int64 array of shape (n_rows,)
-        Number of records of each row of the side.
+        Records of each row.
     bounds : sequence of int
-        Rows that no range may span, from 0 to n_rows.
-    scratch : Path
-        Folder for the ranges; emptied again.
+        Rows that no range may span, ascending from 0 to n_rows.
 
-    Yields
-    ------
-    tuple of int and Records
-        The position of the last bound at or before the range, and its records ascending by row,
-        then column. Ranges without records are left out.
+    Returns
+    -------
+    list of lists of tuples of int and int
+        For each pair of neighboring bounds, its ranges of rows, the end excluded. One of several rows has
+        at most ``SORT_INTERACTIONS`` records.
+    """
+    cumulative = np.concatenate([[0], np.cumsum(degrees, dtype=np.int64)])
+    found: list[list[tuple[int, int]]] = []
+    for start, stop in itertools.pairwise(bounds):
+        ranges: list[tuple[int, int]] = []
+        row = start
+        while row < stop or row == start:
+            fitting = int(np.searchsorted(cumulative, cumulative[row] + SORT_INTERACTIONS, side="right")) - 1
+            end = max(row + 1, min(fitting, stop))
+            ranges.append((row, min(end, stop)))
+            row = end
+        found.append(ranges)
+    return found
+
+
+def sort_records(records: Records, side: Side) -> Records:
+    """Sort records by row, then column.
 
     Raises
     ------
     InputError
-        If two records have the same user and item.
+        If two have the same user and item.
     """
-    starts = _range_starts(degrees, bounds, SORT_INTERACTIONS)
-    pieces = _divide(spool, side, starts, scratch) if starts.size > 1 else [spool]
-    for start, piece in zip(starts, pieces, strict=True):
-        records = piece.read()
-        if piece is not spool:
-            piece.remove()
-        if records.size:
-            owner = int(np.searchsorted(np.asarray(bounds), start, side="right")) - 1
-            yield owner, _sort(records, side)
+    keys = (records[side].astype(np.int64) << 32) | records[other_side(side)]
+    order = np.argsort(keys)
+    ordered = keys[order]
+    is_repeated = ordered[1:] == ordered[:-1]
+    if is_repeated.any():
+        record = records[order[int(np.argmax(is_repeated))]]
+        raise InputError(
+            f"user row {record['user']}, item row {record['item']}: expected one interaction, found "
+            f"{int(is_repeated.sum()) + 1} or more entries; merge duplicates before writing a dataset"
+        )
+    return records[order]
 
 
 class EntryFileWriter:
@@ -236,48 +217,3 @@ def read_entry_file(folder: Folder, name: str, schema: FileSchema, n_entries: in
 
 def _column(records: Records, name: str) -> "pa.Array":
     return pa.array(np.ascontiguousarray(records[name]))
-
-
-def _range_starts(degrees: Offsets, bounds: Sequence[int], limit: int) -> Offsets:
-    """Cut rows at every bound, and further so that a range of several rows has at most ``limit`` entries."""
-    cumulative = np.concatenate([[0], np.cumsum(degrees, dtype=np.int64)])
-    starts = []
-    for start, stop in itertools.pairwise(bounds):
-        row = start
-        while row < stop or row == start:
-            starts.append(row)
-            fitting = int(np.searchsorted(cumulative, cumulative[row] + limit, side="right")) - 1
-            row = max(row + 1, min(fitting, stop))
-    return np.array(starts, dtype=np.int64)
-
-
-def _divide(spool: EntrySpool, side: Side, starts: Offsets, scratch: Path) -> list[EntrySpool]:
-    """Copy each record into the spool of its range."""
-    pieces = [EntrySpool(scratch / f"{side}-{index:06d}.bin", spool.dtype) for index in range(starts.size)]
-    for records in spool.chunks():
-        target = np.searchsorted(starts, records[side], side="right") - 1
-        # NumPy sorts 16-bit numbers by radix, several times faster than wider ones.
-        order = np.argsort(target.astype(np.uint16) if starts.size <= 1 << 16 else target, kind="stable")
-        ordered = records[order]
-        stops = np.cumsum(np.bincount(target, minlength=starts.size))
-        begin = 0
-        for index, stop in enumerate(stops.tolist()):
-            if stop > begin:
-                pieces[index].append(ordered[begin:stop])
-            begin = stop
-    return pieces
-
-
-def _sort(records: Records, side: Side) -> Records:
-    """Sort records by row, then column, and refuse a pair that occurs twice."""
-    keys = (records[side].astype(np.int64) << 32) | records[other_side(side)]
-    order = np.argsort(keys)
-    ordered = keys[order]
-    is_repeated = ordered[1:] == ordered[:-1]
-    if is_repeated.any():
-        record = records[order[int(np.argmax(is_repeated))]]
-        raise InputError(
-            f"user row {record['user']}, item row {record['item']}: expected one interaction, found "
-            f"{int(is_repeated.sum()) + 1} or more entries; merge duplicates before writing a dataset"
-        )
-    return records[order]

@@ -13,7 +13,7 @@ from rgals.data.storage import resolve_location
 from rgals.errors import DataError, InputError
 from rgals.names import MANIFEST_NAME
 
-__all__ = ["SourceFile", "SourceFormat", "find_sources"]
+__all__ = ["SourceFile", "SourceFormat", "SourcePiece", "find_sources"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,30 @@ class SourceFile:
     n_bytes: int
     index: int = 0
     part: Literal["all", "train", "test"] = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePiece:
+    """Some consecutive rows of a file, for one task; by default all of them.
+
+    Parameters
+    ----------
+    source : SourceFile
+        The file.
+    start, stop : int and int or None
+        Row groups of a Parquet file, bytes of a text file, ``stop`` excluded; None is the end. A
+        piece of a text file begins at the start of a line.
+    first_row : int
+        The number of its first row in the file.
+    n_bytes : int
+        Its share of the file's size.
+    """
+
+    source: SourceFile
+    start: int = 0
+    stop: int | None = None
+    first_row: int = 1
+    n_bytes: int = 0
 
 
 def find_sources(

@@ -1,14 +1,18 @@
-"""The map step of an ingest: read source files, and spool good events into buckets of users.
+"""The map step of an ingest: read pieces of source files, and spool good events by bucket of users.
 
 A bucket holds all events of its users, so every later step works on one bucket at a time, in
 memory bounded by a bucket, and does not need to know which source file an event came from. What is
 spooled depends only on the sources and options; into how many buckets, does not change the dataset.
+
+A map task writes one file, the batches of all buckets one after the other, and an index that says
+where those of each bucket are: so the number of files is that of tasks, not of tasks times buckets.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,22 +21,28 @@ from rgals.data.events import EventBatch, Reject, parse_events
 from rgals.data.ingest_options import IngestOptions
 from rgals.data.ledger import add_counts
 from rgals.data.readers import DEFAULT_BATCH_ROWS, read_batches
-from rgals.data.sources import SourceFile
+from rgals.data.scratch import whole_file
+from rgals.data.sources import SourceFile, SourcePiece
 from rgals.errors import InputError
 from rgals.names import Offsets
 
 __all__ = [
     "BELOW_MINIMUM",
-    "BucketWriters",
+    "REJECTS_SCHEMA",
+    "SpoolPlan",
     "SpoolSummary",
+    "SpoolTask",
+    "SpoolWriter",
     "TimeMark",
+    "open_spool",
     "read_spooled",
+    "rejects_path",
+    "spool_path",
+    "spool_pieces",
     "spool_schema",
-    "spool_sources",
 ]
 
 BELOW_MINIMUM = "below the minimum rating"
-REJECTS_NAME = "rejects.arrow"
 REJECTS_SCHEMA = pa.schema(
     [
         ("source", pa.string()),
@@ -123,24 +133,56 @@ def spool_schema(options: IngestOptions, *, is_official: bool) -> pa.Schema:
     return pa.schema(fields)
 
 
-class BucketWriters:
-    """One Arrow stream per bucket in a folder; the streams are opened when first written to."""
+class SpoolPlan(NamedTuple):
+    """What every map task shares.
 
-    def __init__(self, folder: Path, schema: pa.Schema, n_buckets: int) -> None:
-        self._folder, self._schema, self._n_buckets = folder, schema, n_buckets
-        self._writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
-        self._files = ExitStack()
+    Parameters
+    ----------
+    folder : Path
+        Where the tasks write; it is there.
+    options : IngestOptions
+        Columns and rules.
+    n_buckets : int
+        Into how many buckets users are divided; fewer than 2^16.
+    is_official : bool
+        Whether files are parts of an official split.
+    batch_rows : int
+        Rows per batch of a Parquet file.
+    note_rows : callable or None
+        Told after each batch how many rows the task has read; only for tasks of this process.
+    """
 
-    def __enter__(self) -> "BucketWriters":
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return self
+    folder: Path
+    options: IngestOptions
+    n_buckets: int
+    is_official: bool
+    batch_rows: int = DEFAULT_BATCH_ROWS
+    note_rows: Callable[[int], None] | None = None
 
-    def __exit__(self, *error: object) -> None:
-        try:
-            for writer in self._writers.values():
-                writer.close()
-        finally:
-            self._files.close()
+
+class SpoolTask(NamedTuple):
+    """One map task: its place among all, and the pieces that it reads, in order."""
+
+    place: int
+    pieces: tuple[SourcePiece, ...]
+
+
+def spool_path(folder: Path, index: int) -> Path:
+    """Give the file of a map task."""
+    return folder / f"spool-{index:06d}.arrow"
+
+
+def rejects_path(folder: Path, index: int) -> Path:
+    """Give the file of a map task's rejected rows, which is there only if it has some."""
+    return folder / f"rejects-{index:06d}.arrow"
+
+
+class SpoolWriter:
+    """Writes the file of a map task; made by `open_spool`."""
+
+    def __init__(self, file: "pa.NativeFile", writer: "pa.ipc.RecordBatchStreamWriter", n_buckets: int) -> None:
+        self._file, self._writer, self._n_buckets = file, writer, n_buckets
+        self._marks: list[tuple[int, int, int]] = []
 
     def write(self, bucket_of_row: "np.ndarray[tuple[int], np.dtype[np.uint16]]", batch: pa.RecordBatch) -> None:
         """Write each row to its bucket, keeping the order of rows within a bucket."""
@@ -150,47 +192,43 @@ class BucketWriters:
         start = 0
         for bucket, stop in enumerate(stops.tolist()):
             if stop > start:
-                self._writer(bucket).write_batch(ordered.slice(start, stop - start))
+                first_byte = self._file.tell()
+                self._writer.write_batch(ordered.slice(start, stop - start))
+                self._marks.append((bucket, first_byte, self._file.tell()))
             start = stop
 
-    def _writer(self, bucket: int) -> pa.ipc.RecordBatchStreamWriter:
-        if bucket not in self._writers:
-            file = self._files.enter_context(pa.OSFile(str(self._folder / bucket_name(bucket)), "wb"))
-            self._writers[bucket] = pa.ipc.new_stream(file, self._schema, options=_WRITE_OPTIONS)
-        return self._writers[bucket]
+    def index(self) -> Offsets:
+        """Say where the batches of each bucket are.
+
+        Returns
+        -------
+        int64 array
+            The number of buckets n, then n + 1 places that divide the batches by bucket, then the first
+            byte of each batch, then the byte after its last.
+        """
+        marks = np.array(self._marks, dtype=np.int64).reshape(-1, 3)
+        marks = marks[np.argsort(marks[:, 0], kind="stable")]
+        places = np.searchsorted(marks[:, 0], np.arange(self._n_buckets + 1))
+        return np.concatenate([[self._n_buckets], places, marks[:, 1], marks[:, 2]])
 
 
-def bucket_name(bucket: int) -> str:
-    """Give the file name of a bucket."""
-    return f"bucket-{bucket:04d}.arrow"
+@contextmanager
+def open_spool(path: Path, schema: pa.Schema, n_buckets: int) -> Iterator[SpoolWriter]:
+    """Write the file of a map task and its index; they appear on a normal exit."""
+    with whole_file(path) as temporary:
+        with (
+            pa.OSFile(str(temporary), "wb") as file,
+            pa.ipc.new_stream(file, schema, options=_WRITE_OPTIONS) as writer,
+        ):
+            writer.write_batch(pa.RecordBatch.from_pylist([], schema=schema))  # writes the schema too
+            spool = SpoolWriter(file, writer, n_buckets)
+            yield spool
+        with whole_file(_index_path(path)) as temporary_index, temporary_index.open("wb") as stream:
+            np.save(stream, spool.index())
 
 
-def spool_sources(
-    sources: list[SourceFile],
-    folder: Path,
-    options: IngestOptions,
-    n_buckets: int,
-    batch_rows: int = DEFAULT_BATCH_ROWS,
-) -> Iterator[SpoolSummary]:
-    """Read files in order and spool their events below ``folder``; one map task.
-
-    Parameters
-    ----------
-    sources : list of SourceFile
-        The files.
-    folder : Path
-        Where this task, and no other, writes: a stream per bucket, and the rejected rows.
-    options : IngestOptions
-        Columns and rules.
-    n_buckets : int
-        Number of buckets, at most 65,536 and below the limit of open files.
-    batch_rows : int
-        Rows per batch of a Parquet file.
-
-    Yields
-    ------
-    SpoolSummary
-        After each batch, the summary of everything so far: always the same object.
+def spool_pieces(plan: SpoolPlan, task: SpoolTask, _context: Any = None) -> "SpoolSummary":
+    """Read pieces in order and spool their events: one map task.
 
     Raises
     ------
@@ -199,38 +237,54 @@ def spool_sources(
     DataError
         If a file cannot be read.
     """
-    summary = SpoolSummary()
-    is_official = any(source.part != "all" for source in sources)
-    schema = spool_schema(options, is_official=is_official)
-    with BucketWriters(folder, schema, n_buckets) as buckets, _RejectWriter(folder / REJECTS_NAME) as rejects:
-        for source in sources:
+    options, summary = plan.options, SpoolSummary()
+    schema = spool_schema(options, is_official=plan.is_official)
+    with (
+        open_spool(spool_path(plan.folder, task.place), schema, plan.n_buckets) as spool,
+        _RejectWriter(rejects_path(plan.folder, task.place)) as rejects,
+    ):
+        for piece in task.pieces:
             batches = read_batches(
-                source,
+                piece,
                 (options.user_column, options.item_column),
                 tuple(name for name in (options.weight_column, options.time_column) if name),
                 delimiter=options.delimiter,
                 csv_columns=options.csv_columns,
-                batch_rows=batch_rows,
+                batch_rows=plan.batch_rows,
             )
             for raw in batches:
-                batch = parse_events(raw, source.path, options)
-                _note_batch(summary, source, batch, options)
+                batch = parse_events(raw, piece.source.path, options)
+                _note_batch(summary, piece.source, batch, options)
                 rejects.write(batch.rejects)
                 if batch.rows.size:
-                    bucket_of_row = (batch.users.hashes % np.uint64(n_buckets)).astype(np.uint16)
-                    buckets.write(bucket_of_row, _record_batch(schema, source, batch))
-                yield summary
+                    bucket_of_row = (batch.users.hashes % np.uint64(plan.n_buckets)).astype(np.uint16)
+                    spool.write(bucket_of_row, _record_batch(schema, piece.source, batch))
+                if plan.note_rows is not None:
+                    plan.note_rows(summary.n_read)
+    return summary
 
 
-def read_spooled(folders: Sequence[Path], bucket: int) -> pa.Table | None:
-    """Read one bucket from the folders of all map tasks, in their order; None if it has no events."""
-    tables = []
-    for folder in folders:
-        path = folder / bucket_name(bucket)
-        if path.exists():
-            with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
-                tables.append(stream.read_all())
-    return pa.concat_tables(tables) if tables else None
+def read_spooled(paths: Sequence[Path], bucket: int) -> pa.Table | None:
+    """Read one bucket from the files of all map tasks, in their order; None if it has no events."""
+    batches: list[pa.RecordBatch] = []
+    for path in paths:
+        index = np.load(_index_path(path), mmap_mode="r")
+        n_buckets = int(index[0])
+        first, stop, n_batches = (int(index[1 + place]) for place in (bucket, bucket + 1, n_buckets))
+        if first == stop:
+            continue
+        first_bytes = index[2 + n_buckets :]
+        with pa.OSFile(str(path)) as file:
+            schema = pa.ipc.read_schema(file)
+            for place in range(first, stop):
+                file.seek(int(first_bytes[place]))
+                message = file.read_buffer(int(first_bytes[n_batches + place] - first_bytes[place]))
+                batches.append(pa.ipc.read_record_batch(pa.ipc.read_message(message), schema))
+    return pa.Table.from_batches(batches) if batches else None
+
+
+def _index_path(path: Path) -> Path:
+    return path.with_suffix(".index.npy")
 
 
 def _note_batch(summary: SpoolSummary, source: SourceFile, batch: EventBatch, options: IngestOptions) -> None:
@@ -275,14 +329,15 @@ class _RejectWriter:
     def __enter__(self) -> "_RejectWriter":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._files.close()
+    def __exit__(self, *error: Any) -> None:
+        self._files.__exit__(*error)
 
     def write(self, rejects: list[Reject]) -> None:
         if not rejects:
             return
         if self._writer is None:
-            file = self._files.enter_context(pa.OSFile(str(self._path), "wb"))
+            path = self._files.enter_context(whole_file(self._path))
+            file = self._files.enter_context(pa.OSFile(str(path), "wb"))
             self._writer = self._files.enter_context(pa.ipc.new_stream(file, REJECTS_SCHEMA, options=_WRITE_OPTIONS))
         columns = [
             pa.array(values, column.type)

@@ -10,7 +10,7 @@ import pytest
 
 from rgals.data.ingest import IngestOptions, ingest
 from rgals.data.splits import SplitRule
-from rgals.data.spool import BucketWriters
+from rgals.data.spool import SpoolWriter
 from rgals.errors import DataError, InputError, OutputExistsError, RgalsError
 
 ROWS = "user_id,item_id,weight,time\nu,i,1,100\nv,j,2,200\n"
@@ -187,13 +187,15 @@ def test_a_write_that_fails_is_a_data_error_and_leaves_nothing(tmp_path, monkeyp
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(BucketWriters, "write", fail)
+    monkeypatch.setattr(SpoolWriter, "write", fail)
     with pytest.raises(DataError, match=r"No space left on device.*nothing was left behind"):
         ingest([write(tmp_path / "source.csv")], tmp_path / "dataset")
     assert left_behind(tmp_path) == []
 
 
-@pytest.mark.parametrize("limit_bytes", [20_000, 400_000], ids=["while spooling", "while sorting"])
+@pytest.mark.parametrize(
+    "limit_bytes", [20_000, 300_000, 500_000], ids=["while spooling", "while merging", "while dividing"]
+)
 def test_a_disk_that_fills_up_is_a_data_error_and_leaves_nothing(tmp_path, limit_bytes):
     n = 50_000
     table = pa.table({"user_id": [k * k % 9_973 for k in range(n)], "item_id": [k * 7 % 4_999 for k in range(n)]})
@@ -202,7 +204,7 @@ def test_a_disk_that_fills_up_is_a_data_error_and_leaves_nothing(tmp_path, limit
         "import resource, signal, sys; from rgals.data.ingest import ingest\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit_bytes}, {limit_bytes}))\n"
-        "ingest([sys.argv[1]], sys.argv[2], n_buckets=2)\n"
+        "ingest([sys.argv[1]], sys.argv[2], n_buckets=1)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "source.parquet"), str(tmp_path / "dataset")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rgals.data.buckets import ReducePlan, core_round, load_bucket, load_item_ids, reduce_bucket
+from rgals.data.buckets import ReducePlan, core_round, load_bucket, load_ids, place_items, reduce_bucket
 from rgals.data.hashing import hash_numbers
 from rgals.data.ingest_options import IngestOptions
 from rgals.data.ingest_steps import filter_cores, merge_buckets
-from rgals.data.sources import find_sources
-from rgals.data.spool import SpoolSummary, TimeMark, read_spooled, spool_sources
+from rgals.data.sources import SourcePiece, find_sources
+from rgals.data.spool import SpoolPlan, SpoolSummary, SpoolTask, TimeMark, read_spooled, spool_path, spool_pieces
+from rgals.data.tasks import SequentialRunner
 
 
 def write_csv(path, rows, header="user_id,item_id,weight,time"):
@@ -19,12 +20,17 @@ def write_csv(path, rows, header="user_id,item_id,weight,time"):
     return path
 
 
-def spool(sources, folder, options, n_buckets):
-    return list(spool_sources(sources, folder, options, n_buckets))[-1]
+def spool(sources, folder, options, n_buckets, place=0):
+    """Run one map task over whole files."""
+    folder.mkdir(exist_ok=True)
+    is_official = any(source.part != "all" for source in sources)
+    pieces = tuple(SourcePiece(source) for source in sources)
+    return spool_pieces(SpoolPlan(folder, options, n_buckets, is_official), SpoolTask(place, pieces))
 
 
-def plan(folders, folder, duplicates="max"):
-    return ReducePlan(tuple(folders), folder, users_are_int64=True, items_are_int64=True, duplicates=duplicates)
+def plan(spools, folder, duplicates="max"):
+    folder.mkdir(exist_ok=True)
+    return ReducePlan(tuple(spools), folder, users_are_int64=True, items_are_int64=True, duplicates=duplicates)
 
 
 def quiet(*_):
@@ -37,12 +43,13 @@ def test_every_event_lands_in_the_bucket_of_its_user(tmp_path):
     assert summary.n_read == 60
     seen = []
     for bucket in range(4):
-        events = read_spooled([tmp_path / "spool"], bucket)
+        events = read_spooled([spool_path(tmp_path / "spool", 0)], bucket)
         users = events["user_number"].to_numpy()
         assert set(hash_numbers(users) % np.uint64(4)) == {bucket}
         seen += zip(users.tolist(), events["item_number"].to_pylist(), strict=True)
     assert sorted(seen) == sorted((user, item) for user, item, _, _ in rows)
-    assert read_spooled([tmp_path / "spool"], 4) is None
+    # One file and its index, however many buckets there are.
+    assert len(list((tmp_path / "spool").iterdir())) == 2
 
 
 @pytest.mark.parametrize("duplicates", ["max", "sum", "last", "count"])
@@ -55,23 +62,24 @@ def test_map_tasks_over_parts_of_the_sources_give_the_buckets_of_one_task(tmp_pa
     sources = find_sources([tmp_path])
     spool(sources, tmp_path / "one", options, 3)
     for place, source in enumerate(sources):
-        spool([source], tmp_path / f"task{place}", options, 3)
-    folders = [tmp_path / f"task{place}" for place in range(3)]
+        spool([source], tmp_path / "tasks", options, 3, place)
+    one_task = [spool_path(tmp_path / "one", 0)]
+    many_tasks = [spool_path(tmp_path / "tasks", place) for place in range(3)]
     for bucket in range(3):
-        one = reduce_bucket(plan([tmp_path / "one"], tmp_path / "a", duplicates), bucket)
+        one = reduce_bucket(plan(one_task, tmp_path / "a", duplicates), bucket)
         # With positions even the order of the tasks does not matter.
-        many = reduce_bucket(plan(folders[::-1], tmp_path / "b", duplicates), bucket)
-        assert one.user_ids.equals(many.user_ids)
-        assert (one.n_interactions, one.n_merged) == (many.n_interactions, many.n_merged)
+        many = reduce_bucket(plan(many_tasks[::-1], tmp_path / "b", duplicates), bucket)
+        assert one == many
         left, right = load_bucket(tmp_path / "a", bucket), load_bucket(tmp_path / "b", bucket)
         for name in ("users", "items", "weights"):
             np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
-        assert load_item_ids(tmp_path / "a", bucket).equals(load_item_ids(tmp_path / "b", bucket))
+        for side in ("user", "item"):
+            assert load_ids(tmp_path / "a", side, bucket).equals(load_ids(tmp_path / "b", side, bucket))
 
 
 def test_an_empty_bucket_gives_nothing(tmp_path):
     spool(find_sources([write_csv(tmp_path / "e.csv", [(1, 1, 1, 1)])]), tmp_path / "spool", IngestOptions(), 8)
-    found = [reduce_bucket(plan([tmp_path / "spool"], tmp_path / "out"), bucket) for bucket in range(8)]
+    found = [reduce_bucket(plan([spool_path(tmp_path / "spool", 0)], tmp_path / "out"), bucket) for bucket in range(8)]
     assert sum(one is not None for one in found) == 1
 
 
@@ -83,7 +91,7 @@ def test_sums_do_not_depend_on_the_order_of_the_rows(tmp_path):
         shuffled = np.random.default_rng(place).permutation(values)
         path = write_csv(tmp_path / f"{place}.csv", [(1, 1, repr(float(value)), 0) for value in shuffled])
         spool(find_sources([path]), tmp_path / f"s{place}", options, 1)
-        reduce_bucket(plan([tmp_path / f"s{place}"], tmp_path / f"r{place}", "sum"), 0)
+        reduce_bucket(plan([spool_path(tmp_path / f"s{place}", 0)], tmp_path / f"r{place}", "sum"), 0)
         sums.add(load_bucket(tmp_path / f"r{place}", 0).weights.tobytes())
     assert len(sums) == 1
 
@@ -110,8 +118,9 @@ def test_the_core_filter_gives_the_fixed_point_for_any_buckets(
     folder = tmp_path_factory.mktemp("core")
     path = write_csv(folder / "e.csv", [(u, i, 1, 0) for u, i in sorted(pairs)])
     spool(find_sources([path]), folder / "spool", IngestOptions(), n_buckets)
-    merged = merge_buckets(plan([folder / "spool"], folder / "out"), n_buckets, quiet)
-    filtered, n_dropped = filter_cores(merged, user_core, item_core, quiet)
+    runner = SequentialRunner()
+    merged = merge_buckets(plan([spool_path(folder / "spool", 0)], folder / "out"), n_buckets, runner, quiet)
+    filtered, n_dropped = filter_cores(merged, user_core, item_core, runner, quiet)
     expected = brute_force_core(pairs, user_core, item_core)
     assert n_dropped == len(pairs) - len(expected)
     assert sorted(filtered.live_user_ids().to_pylist()) == sorted({u for u, _ in expected})
@@ -126,6 +135,18 @@ def test_a_core_round_drops_users_first_and_counts_items_of_the_rest():
     live, degrees = core_round(users, items, live, np.array([True, False, True]), 2)
     assert live.tolist() == [False, False, False]
     assert degrees.tolist() == [0, 0, 0]
+
+
+def test_the_items_of_a_bucket_are_placed_among_all_items(tmp_path):
+    rows = [(user, 7 * user + item, 1, 0) for user in range(30) for item in range(9)]
+    spool(find_sources([write_csv(tmp_path / "e.csv", rows)]), tmp_path / "spool", IngestOptions(), 4)
+    made = plan([spool_path(tmp_path / "spool", 0)], tmp_path / "out")
+    merged = merge_buckets(made, 4, SequentialRunner(), quiet)
+    assert merged.item_ids.to_pylist() == sorted({item for _, item, _, _ in rows})
+    for one in merged.buckets:
+        for _ in range(2):  # worked out, then kept
+            places = place_items(tmp_path / "out", one.bucket)
+            assert merged.item_ids.take(pa.array(places)).equals(load_ids(tmp_path / "out", "item", one.bucket))
 
 
 def test_summaries_of_map_tasks_add_up_to_that_of_one_task(tmp_path):
@@ -151,7 +172,7 @@ def test_summaries_of_map_tasks_add_up_to_that_of_one_task(tmp_path):
 def test_only_what_the_options_need_is_spooled(tmp_path):
     path = write_csv(tmp_path / "e.csv", [("u", "i", 2, 3)])
     spool(find_sources([path]), tmp_path / "plain", IngestOptions(), 1)
-    assert read_spooled([tmp_path / "plain"], 0).column_names == [
+    assert read_spooled([spool_path(tmp_path / "plain", 0)], 0).column_names == [
         "user_number",
         "user_text",
         "item_number",
@@ -159,7 +180,7 @@ def test_only_what_the_options_need_is_spooled(tmp_path):
     ]
     options = IngestOptions(weight_column="weight", duplicates="last")
     spool(find_sources([path], part="test"), tmp_path / "last", options, 1)
-    events = read_spooled([tmp_path / "last"], 0)
+    events = read_spooled([spool_path(tmp_path / "last", 0)], 0)
     assert events.column_names[4:] == ["weight", "position", "is_test"]
     assert events["is_test"].to_pylist() == [True]
     assert isinstance(events, pa.Table)
