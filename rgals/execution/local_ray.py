@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -42,6 +43,7 @@ class PrivateSession:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             "RAY_ADDRESS": None,
+            "PYTHONPATH": python_path(sys.path, self._environment.get("PYTHONPATH")),
         }
         self._before = {name: self._environment.get(name) for name in values}
         self._set(values)
@@ -61,6 +63,23 @@ class PrivateSession:
     def remove(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def python_path(search: list[str], before: str | None) -> str | None:
+    """Give the PYTHONPATH with which a worker finds the modules that this process finds.
+
+    Parameters
+    ----------
+    search : list of str
+        Where this process looks; what its interpreter comes with is left out.
+    before : str or None
+        The variable as it is.
+    """
+    given = before.split(os.pathsep) if before else []
+    own = [folder or str(Path.cwd()) for folder in search]
+    own = [folder for folder in own if not Path(folder).is_relative_to(sys.prefix)]
+    own = [folder for folder in own if not Path(folder).is_relative_to(sys.base_prefix) and Path(folder).is_dir()]
+    return os.pathsep.join(dict.fromkeys([*own, *given])) or None
 
 
 def choose_object_store_bytes(asked: int | None, needed: int, available: int | None = None) -> int:

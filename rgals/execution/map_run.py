@@ -1,19 +1,18 @@
 """One map over the workers of a pool: hands out tasks, waits, starts again what was lost."""
 
-import logging
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rgals.errors import WorkerLostError
 from rgals.execution.schedule import Schedule
-from rgals.execution.worker import Report
+from rgals.execution.worker import Failure, Report
 from rgals.execution.worker_pool import LOOK_INTERVAL_S, Member, WorkerGoneError, WorkerPool
 
-__all__ = ["Finished", "run_map"]
+__all__ = ["MAX_LOSSES", "Finished", "lost_too_often", "run_map"]
 
-LOGGER = logging.getLogger(__name__)
 MAX_LOSSES = 3
+"""Workers that one task may lose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +72,8 @@ def run_map(
     WorkerLostError
         If a task lost its worker three times, or no worker is left.
     """
-    run = _MapRun(pool, number, work, tasks, Schedule(len(tasks), keys, costs, pool.homes, pool.ready), keys)
-    run.method = "run_block" if keeps_blocks else "run"
+    pool.look(is_forced=False)
+    run = _MapRun(pool, number, work, tasks, keys, costs, keeps_blocks=keeps_blocks)
     try:
         for position in range(len(tasks)):
             while position not in run.finished:
@@ -91,17 +90,19 @@ class _MapRun:
         number: int,
         work: Any,
         tasks: Sequence[Any],
-        schedule: Schedule,
         keys: Sequence[Hashable] | None,
+        costs: Sequence[float] | None,
+        *,
+        keeps_blocks: bool,
     ) -> None:
         self.finished: dict[int, Finished] = {}
-        self.method = "run"
         self._pool = pool
         self._number = number
         self._work = work
         self._tasks = tasks
         self._keys = keys
-        self._schedule = schedule
+        self._schedule = Schedule(len(tasks), keys, costs, pool.homes, pool.ready)
+        self._keeps_blocks = keeps_blocks
         self._calls: dict[Any, _Call] = {}
         self._n_losses: dict[int, int] = {}
 
@@ -109,7 +110,7 @@ class _MapRun:
         """Hand out what can be handed out, and wait until something has happened."""
         pool = self._pool
         pool.look(is_forced=False)
-        if not pool.ready:
+        if not pool.ready and not self._calls:
             pool.await_any()
         for number in self._schedule.workers - pool.ready.keys():
             self._schedule.remove_worker(number)
@@ -123,27 +124,37 @@ class _MapRun:
 
     def end(self) -> None:
         """Take back what has not begun, and let the workers forget the map."""
-        for reference in self._calls:
-            self._pool.cluster.cancel(reference)
+        if not self._pool.is_closed:
+            for reference in self._calls:
+                self._pool.cluster.cancel(reference)
+            self._pool.call_each("end_map", self._number)
         self._calls.clear()
         self.finished.clear()
-        self._pool.call_each("end_map", self._number)
 
     def _feed(self, member: Member) -> None:
-        pool = self._pool
         while True:
             n_outstanding = sum(call.worker == member.number for call in self._calls.values())
             assignment = self._schedule.take(member.number, n_outstanding)
             if assignment is None:
                 return
-            position = assignment.position
-            if assignment.left is not None and self._keys is not None and assignment.left in pool.ready:
-                match self._keys[position]:
-                    case (str(owner), key):
-                        pool.cluster.call(pool.ready[assignment.left].handle, "forget", owner, key)
-            found = pool.cluster.call(member.handle, self.method, self._number, [self._work], self._tasks[position])
-            block, reference = found if self.method == "run_block" else (None, found)
-            self._calls[reference] = _Call(position, member.number, member.name, block)
+            if assignment.left is not None:
+                self._drop_resident(assignment.left, assignment.position)
+            self._send(member, assignment.position)
+
+    def _drop_resident(self, worker: int, position: int) -> None:
+        """Let a worker drop what it keeps under the key of a task that goes elsewhere from now on."""
+        if worker in self._pool.ready and self._keys is not None:
+            match self._keys[position]:
+                case (str(owner), key):
+                    self._pool.cluster.call(self._pool.ready[worker].handle, "forget", owner, key)
+
+    def _send(self, member: Member, position: int) -> None:
+        arguments = (self._number, [self._work], self._tasks[position])
+        if self._keeps_blocks:
+            block, reference = self._pool.cluster.call(member.handle, "run_block", *arguments)
+        else:
+            block, reference = None, self._pool.cluster.call(member.handle, "run", *arguments)
+        self._calls[reference] = _Call(position, member.number, member.name, block)
 
     def _receive(self, reference: Any) -> None:
         call = self._calls[reference]
@@ -155,15 +166,23 @@ class _MapRun:
             self._pool.lose(call.worker, str(error))
             self._schedule.remove_worker(call.worker)
             self._schedule.give_back(call.position)
-            if is_oldest:  # the others were only waiting there
+            if is_oldest:  # the other was only waiting there
                 self._count_loss(call, error)
             return
+        except Exception as error:  # noqa: BLE001 - a task or a result that cannot be sent; raised in its place
+            trace = "\n".join(getattr(error, "__notes__", []))
+            report = Report(None, 0, 0.0, 0.0, Failure(type(error), error.args, {}, trace))
         self.finished[call.position] = Finished(call.block, report, call.name)
 
     def _count_loss(self, call: _Call, error: WorkerGoneError) -> None:
-        losses = self._n_losses[call.position] = self._n_losses.get(call.position, 0) + 1
-        if losses >= MAX_LOSSES:
-            raise WorkerLostError(
-                f"task {call.position} ended its worker {losses} times, last {call.name}; most often the memory"
-                f" of the node does not suffice: use more nodes or fewer workers on each. Ray says: {error}"
-            ) from error
+        n_losses = self._n_losses[call.position] = self._n_losses.get(call.position, 0) + 1
+        if n_losses >= MAX_LOSSES:
+            raise lost_too_often(f"task {call.position} of {len(self._tasks)} ended {call.name}", error) from None
+
+
+def lost_too_often(what: str, error: WorkerGoneError) -> WorkerLostError:
+    """Say that something ends every worker that runs it."""
+    return WorkerLostError(
+        f"{what}, and {MAX_LOSSES - 1} workers before ({error}); most often the memory of the node does not suffice:"
+        " use nodes with more memory, fewer workers on each, or smaller shards"
+    )

@@ -59,6 +59,8 @@ class Schedule:
         homes: MutableMapping[Hashable, int],
         workers: Iterable[int],
     ) -> None:
+        if not all(given is None or len(given) == n_tasks for given in (keys, costs)):
+            raise ValueError(f"expected a key and a cost for each of {n_tasks} tasks")  # a bug
         self._keys = keys
         self._costs = [1.0] * n_tasks if costs is None else [float(cost) for cost in costs]
         self._homes = homes

@@ -69,24 +69,32 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An exception of a task.
+    """An exception of a task, in parts: not every exception can be made again from its arguments.
 
     Parameters
     ----------
-    error : Exception
-        The exception, or a `RuntimeError` with its name and message where it cannot be sent.
+    kind : type
+        Its type, `RuntimeError` where that cannot be sent.
+    arguments : tuple
+        What it is made of.
+    state : dict
+        Its attributes.
     trace : str
         Where it came from, as text.
     """
 
-    error: Exception
+    kind: type[Exception]
+    arguments: tuple[Any, ...]
+    state: dict[str, Any]
     trace: str
 
     def as_error(self, worker: str) -> Exception:
         """Give the exception; one that rgals did not raise on purpose carries the worker's traceback as a note."""
-        if not isinstance(self.error, RgalsError):
-            self.error.add_note(f"In {worker}:\n{self.trace}")
-        return self.error
+        error = self.kind.__new__(self.kind, *self.arguments)
+        error.__dict__.update(self.state)
+        if not isinstance(error, RgalsError):
+            error.add_note(f"In {worker}:\n{self.trace}")
+        return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +223,7 @@ class Worker:
     fetch_each : callable
         Gives the values of references one after the other.
     is_portable : callable
-        Says whether an object arrives unchanged in another process.
+        Says whether an object can be sent to another process.
     """
 
     def __init__(
@@ -297,7 +305,25 @@ class Worker:
 
     def _failure(self, error: Exception) -> Failure:
         trace = "".join(traceback.format_exception(error))
-        error.__traceback__ = error.__cause__ = error.__context__ = None
-        if not self._is_portable(error):
-            error = RuntimeError(f"{type(error).__name__}: {error}")
-        return Failure(error, trace)
+        kind = type(error)
+        for failure in (
+            Failure(kind, _arguments(error), dict(error.__dict__), trace),
+            Failure(kind, error.args, {}, trace),
+            Failure(kind, (str(error),), {}, trace),
+        ):
+            if self._is_portable(failure) and _text(failure) == str(error):
+                return failure
+        return Failure(RuntimeError, (f"{kind.__name__}: {error}",), {}, trace)
+
+
+def _arguments(error: Exception) -> tuple[Any, ...]:
+    """Give what the exception is made of; a file's name is no part of ``args``."""
+    made = error.__reduce__()
+    return made[1] if isinstance(made, tuple) and made[0] is type(error) else error.args
+
+
+def _text(failure: Failure) -> str | None:
+    try:
+        return str(failure.as_error(""))
+    except Exception:  # noqa: BLE001 - an exception that cannot be made so
+        return None

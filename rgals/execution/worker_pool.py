@@ -4,19 +4,25 @@ What the cluster is made of is behind `Cluster`; nothing here imports it.
 """
 
 import logging
+import math
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rgals.errors import ClusterError, WorkerLostError
 from rgals.execution.worker import WorkerFacts, versions
 
-__all__ = ["Cluster", "Member", "NodeFacts", "WorkerGoneError", "WorkerPool"]
+__all__ = ["LOOK_INTERVAL_S", "Cluster", "Member", "NodeFacts", "WorkerGoneError", "WorkerPool", "share_cpus"]
 
 LOGGER = logging.getLogger(__name__)
 LOOK_INTERVAL_S = 1.0
+"""How often to look for nodes that have come or gone, and for workers that are missing."""
+
 MAX_FAILED_STARTS = 3
+"""Starts that may fail in a row while there is no worker at all."""
+
+MAX_PAUSE_S = 60.0
 
 
 class WorkerGoneError(Exception):
@@ -43,10 +49,10 @@ class NodeFacts:
 
 
 class Cluster(Protocol):
-    """What a pool needs of a cluster; handles and references are opaque here."""
+    """What an executor needs of a cluster; handles and references are opaque here."""
 
     def nodes(self) -> list[NodeFacts]:
-        """Give the live nodes."""
+        """Give the live nodes that have CPUs."""
         ...
 
     def start_worker(self, number: int, n_cpus: int, node: str | None) -> tuple[Any, Any]:
@@ -79,10 +85,18 @@ class Cluster(Protocol):
         """
         ...
 
+    def put(self, value: Any) -> Any:
+        """Keep a value; give its reference."""
+        ...
+
+    def fetch_each(self, references: Sequence[Any]) -> Iterator[Any]:
+        """Give values one after the other while the next few are on their way; see `Executor.fetch_each`."""
+        ...
+
 
 @dataclass(slots=True)
 class Member:
-    """A worker, ready or on its way."""
+    """A worker, ready or on its way; name, process and node are known when it is ready."""
 
     number: int
     handle: Any
@@ -102,11 +116,11 @@ class WorkerPool:
     cluster : Cluster
         Where they run.
     n_wanted : int or None
-        How many; None: one on each node, with all its CPUs unless ``worker_cpus`` says less.
+        How many; None: one on each node, also on those that join later.
     worker_cpus : int or None
-        CPUs of each.
+        CPUs of each; None, only without ``n_wanted``: all CPUs of its node.
     start_timeout_s : float
-        How long to wait for workers when there are none.
+        How long to wait for workers.
     """
 
     cluster: Cluster
@@ -116,30 +130,35 @@ class WorkerPool:
     ready: dict[int, Member] = field(default_factory=dict)
     starting: dict[int, Member] = field(default_factory=dict)
     homes: dict[Hashable, int] = field(default_factory=dict)
-    last_loss: str = ""
+    is_closed: bool = False
+    _last_loss: str = ""
+    _refused_nodes: set[str] = field(default_factory=set)
     _n_started: int = 0
     _n_failed_starts: int = 0
     _next_look: float = 0.0
+    _next_start: float = 0.0
 
     def start(self) -> None:
-        """Start the workers and wait for them.
+        """Start the workers and wait for them; go on with those that are ready in time.
 
         Raises
         ------
         ClusterError
-            If a worker has other versions of what computes, or none started.
+            If no worker is ready, or one has other versions of what computes.
         """
         self.look(is_forced=True)
-        n_expected = len(self.starting)
+        n_expected = max(len(self.starting), self.n_wanted or 1)
         deadline = time.monotonic() + self.start_timeout_s
-        while self.starting and time.monotonic() < deadline:
-            self.collect(self.cluster.wait(self.start_references(), deadline - time.monotonic()))
+        while len(self.ready) < n_expected and not self._is_hopeless and time.monotonic() < deadline:
+            self._wait(deadline)
+            if self._refused_nodes:
+                raise ClusterError(self._last_loss)
             self.look(is_forced=False)
         if not self.ready:
-            raise self._cannot_start(n_expected)
+            raise self._no_worker(n_expected)
         if len(self.ready) < n_expected:
             LOGGER.warning(
-                "%d of %d workers are ready after %.0f s; going on with them, others join as they come",
+                "%d of %d workers are ready after %.0f s, going on with them; the others join when they are",
                 len(self.ready),
                 n_expected,
                 self.start_timeout_s,
@@ -155,13 +174,19 @@ class WorkerPool:
             del self.starting[member.number]
             try:
                 facts: WorkerFacts = self.cluster.get(member.ready_reference)
-            except WorkerGoneError as error:
+            except Exception as error:  # noqa: BLE001 - whatever its start failed with
                 self._n_failed_starts += 1
-                self.last_loss = str(error)
+                self._next_start = time.monotonic() + min(2.0 ** (self._n_failed_starts - 1) - 1, MAX_PAUSE_S)
+                self._last_loss = str(error)
                 LOGGER.warning("A worker could not be started: %s", error)
-                self._stop(member)
+                self.cluster.stop_worker(member.handle)
                 continue
-            self._check_versions(facts)
+            if difference := _compare(facts):
+                LOGGER.warning("%s is not used: %s", facts.name, difference)
+                self._last_loss = f"{facts.name}: {difference}"
+                self._refused_nodes.add(facts.node)
+                self.cluster.stop_worker(member.handle)
+                continue
             member.name, member.process_id, member.node = facts.name, facts.process_id, facts.node
             self.ready[member.number] = member
             self._n_failed_starts = 0
@@ -171,9 +196,9 @@ class WorkerPool:
         member = self.ready.pop(number, None)
         if member is None:
             return
-        self.last_loss = reason
+        self._last_loss = reason
         LOGGER.warning("Lost %s, its tasks run elsewhere: %s", member.name, reason)
-        self._stop(member)
+        self.cluster.stop_worker(member.handle)
         for key in [key for key, home in self.homes.items() if home == number]:
             del self.homes[key]
         self.look(is_forced=True)
@@ -184,23 +209,11 @@ class WorkerPool:
         if now < self._next_look and not is_forced:
             return
         self._next_look = now + LOOK_INTERVAL_S
-        if self._n_failed_starts >= MAX_FAILED_STARTS:
-            return
-        if self.n_wanted is not None:
+        if self.n_wanted is None:
+            self._follow_nodes(may_start=now >= self._next_start)
+        elif now >= self._next_start:
             for _ in range(self.n_wanted - len(self.ready) - len(self.starting)):
                 self._start_one(self.worker_cpus or 1, None)
-            return
-        nodes = {facts.node: facts for facts in self.cluster.nodes() if facts.n_cpus >= (self.worker_cpus or 1)}
-        for member in list(self.ready.values()):
-            if member.node not in nodes:
-                self.lose(member.number, "its node has left the cluster")
-        for member in [member for member in self.starting.values() if member.node not in nodes]:
-            del self.starting[member.number]
-            self._stop(member)
-        taken = {member.node for member in (*self.ready.values(), *self.starting.values())}
-        for node, facts in nodes.items():
-            if node not in taken:
-                self._start_one(self.worker_cpus or facts.n_cpus, node)
 
     def await_any(self) -> None:
         """Wait until there is a worker.
@@ -213,16 +226,12 @@ class WorkerPool:
         deadline = time.monotonic() + self.start_timeout_s
         while not self.ready:
             self.look(is_forced=False)
-            left = deadline - time.monotonic()
-            if left <= 0 or (not self.starting and self._n_failed_starts >= MAX_FAILED_STARTS):
+            if time.monotonic() >= deadline or self._is_hopeless:
                 raise WorkerLostError(
-                    f"no worker is left and none came up within {self.start_timeout_s:.0f} s"
-                    f" ({self.last_loss or 'no reason known'}); look at the nodes with `ray status`, then run again"
+                    f"no worker is left, and none came up within {self.start_timeout_s:.0f} s"
+                    f" ({self._last_loss or 'no reason known'}); see which nodes live with `ray status`, and run again"
                 )
-            if self.starting:
-                self.collect(self.cluster.wait(self.start_references(), min(left, LOOK_INTERVAL_S)))
-            else:
-                time.sleep(min(left, LOOK_INTERVAL_S))
+            self._wait(deadline)
 
     def call_each(self, method: str, *arguments: Any) -> None:
         """Call a method of every worker without waiting for it."""
@@ -231,40 +240,77 @@ class WorkerPool:
 
     def close(self) -> None:
         """End all workers."""
+        self.is_closed = True
         for member in (*self.ready.values(), *self.starting.values()):
-            self._stop(member)
+            self.cluster.stop_worker(member.handle)
         self.ready.clear()
         self.starting.clear()
         self.homes.clear()
+
+    @property
+    def _is_hopeless(self) -> bool:
+        return not self.ready and not self.starting and self._n_failed_starts >= MAX_FAILED_STARTS
+
+    def _wait(self, deadline: float) -> None:
+        seconds = max(0.0, min(deadline - time.monotonic(), LOOK_INTERVAL_S))
+        if self.starting:
+            self.collect(self.cluster.wait(self.start_references(), seconds))
+        else:
+            time.sleep(min(seconds, LOOK_INTERVAL_S / 4))
+
+    def _follow_nodes(self, *, may_start: bool) -> None:
+        nodes = {facts.node: facts for facts in self.cluster.nodes() if facts.n_cpus >= (self.worker_cpus or 1)}
+        for member in [member for member in self.starting.values() if member.node not in nodes]:
+            del self.starting[member.number]
+            self.cluster.stop_worker(member.handle)
+        for member in [member for member in self.ready.values() if member.node not in nodes]:
+            self.lose(member.number, "its node has left the cluster")
+        taken = {member.node for member in (*self.ready.values(), *self.starting.values())}
+        for node, facts in nodes.items():
+            if may_start and node not in taken and node not in self._refused_nodes:
+                self._start_one(self.worker_cpus or facts.n_cpus, node)
 
     def _start_one(self, n_cpus: int, node: str | None) -> None:
         self._n_started += 1
         handle, reference = self.cluster.start_worker(self._n_started, n_cpus, node)
         self.starting[self._n_started] = Member(self._n_started, handle, n_cpus, node, reference)
 
-    def _stop(self, member: Member) -> None:
-        self.cluster.stop_worker(member.handle)
-
-    def _check_versions(self, facts: WorkerFacts) -> None:
-        here = versions()
-        other = {name: found for name, found in facts.versions.items() if found != here.get(name)}
-        if other:
-            raise ClusterError(
-                f"{facts.name}: found {_listed(other)}, expected {_listed({name: here[name] for name in other})} as in"
-                " the calling process; install the same versions on every node"
-            )
-
-    def _cannot_start(self, n_expected: int) -> ClusterError:
-        nodes = self.cluster.nodes()
-        there = ", ".join(f"{node.address} {node.n_cpus}" for node in nodes) or "none"
+    def _no_worker(self, n_expected: int) -> ClusterError:
+        there = ", ".join(f"{node.address}: {node.n_cpus}" for node in self.cluster.nodes()) or "none"
         wanted = f"{self.worker_cpus} CPUs each" if self.worker_cpus else "all CPUs of a node each"
-        reason = f" ({self.last_loss})" if self.last_loss else ""
+        reason = f" ({self._last_loss})" if self._last_loss else ""
         return ClusterError(
-            f"no worker is ready after {self.start_timeout_s:.0f} s{reason}: expected {n_expected} with {wanted},"
-            f" the cluster has these CPUs by node: {there}; ask for fewer CPUs or workers, wait until other jobs"
-            " have ended, or add nodes"
+            f"no worker was ready within {self.start_timeout_s:.0f} s{reason}; asked for: {n_expected} with {wanted};"
+            f" CPUs of the cluster by node: {there}; ask for fewer CPUs or workers, wait until other jobs have ended,"
+            " or add nodes"
         )
 
 
-def _listed(found: dict[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in sorted(found.items()))
+def share_cpus(nodes: Sequence[NodeFacts], n_workers: int) -> int:
+    """Give the CPUs that each of some workers can have when they are spread over nodes.
+
+    Parameters
+    ----------
+    nodes : sequence of NodeFacts
+        The nodes.
+    n_workers : int
+        How many workers.
+
+    Returns
+    -------
+    int
+        With as many nodes as workers or more, all CPUs of the smallest of the largest nodes; at least 1.
+    """
+    sizes = sorted((node.n_cpus for node in nodes), reverse=True)[:n_workers]
+    return max(1, sizes[-1] // math.ceil(n_workers / len(sizes))) if sizes else 1
+
+
+def _compare(facts: WorkerFacts) -> str:
+    """Say which versions differ from those here; empty if none does."""
+    here = versions()
+    names = sorted(name for name in here if facts.versions.get(name) != here[name])
+    if not names:
+        return ""
+    found = ", ".join(f"{name} {facts.versions.get(name, 'missing')}" for name in names)
+    expected = ", ".join(f"{name} {here[name]}" for name in names)
+    return f"found {found}, expected {expected} as in the calling process; install the same versions on every node"
