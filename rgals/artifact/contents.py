@@ -14,7 +14,7 @@ from rgals.numerics.fold_in import FoldInArrays, UserSystem
 from rgals.numerics.loss import Loss
 from rgals.numerics.sparse import InteractionRows
 
-__all__ = ["Id", "ModelContents", "gather_rows"]
+__all__ = ["Id", "ModelContents", "RankingContents", "gather_rows"]
 
 Id: TypeAlias = str | int
 """A user or item id as the caller writes it."""
@@ -23,21 +23,40 @@ _NORM_BLOCK_ROWS = 1 << 13
 
 
 @dataclass(frozen=True)
-class ModelContents:
+class RankingContents:
+    """What ranking the items takes besides the users' own rows.
+
+    Parameters
+    ----------
+    item_factors : float32 array of shape (n_items, n_factors)
+        C order, not writable.
+    popularity : int64 array of shape (n_items,)
+        Training interactions of each item.
+    """
+
+    item_factors: Factors
+    popularity: Offsets
+
+    @cached_property
+    def popular_rows(self) -> Rows:
+        """Item rows by falling popularity, equals by id; int32 of shape (n_items,)."""
+        return np.argsort(-self.popularity, kind="stable").astype(np.int32)
+
+
+@dataclass(frozen=True)
+class ModelContents(RankingContents):
     """The arrays, dictionaries and records of one model; nothing in it is ever modified.
 
     Parameters
     ----------
     folder : Folder
         Where it was opened.
-    user_factors, item_factors : float32 arrays of shape (n_users, n_factors), (n_items, n_factors)
+    user_factors : float32 array of shape (n_users, n_factors)
         C order, not writable.
     user_ids, item_ids : IdDictionary
         Ids in row order.
     seen : InteractionRows
         Training interactions, users by items.
-    popularity : int64 array of shape (n_items,)
-        Training interactions of each item.
     loss : Loss
         What was minimized.
     weight_scale : float
@@ -52,11 +71,9 @@ class ModelContents:
 
     folder: Folder
     user_factors: Factors
-    item_factors: Factors
     user_ids: IdDictionary
     item_ids: IdDictionary
     seen: InteractionRows
-    popularity: Offsets
     loss: Loss
     weight_scale: float
     fold_in_arrays: FoldInArrays
@@ -74,11 +91,6 @@ class ModelContents:
     def n_items(self) -> int:
         """Number of items."""
         return int(self.item_factors.shape[0])
-
-    @cached_property
-    def popular_rows(self) -> Rows:
-        """Item rows by falling popularity, equals by id; int32 of shape (n_items,)."""
-        return np.argsort(-self.popularity, kind="stable").astype(np.int32)
 
     @cached_property
     def user_system(self) -> UserSystem:

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from rgals.artifact.arguments import check_k, find_rows, ids_of_rows, several_ids
-from rgals.artifact.contents import Id, ModelContents, gather_rows
+from rgals.artifact.contents import Id, ModelContents, RankingContents, gather_rows
 from rgals.data.ids import IdDictionary
 from rgals.errors import InputError, UnknownIdError
 from rgals.names import BoolArray, Factors, Offsets
@@ -102,7 +102,7 @@ class ItemFilter:
 
 
 def rank_users(
-    contents: ModelContents,
+    contents: RankingContents,
     user_factors: Factors,
     seen: InteractionRows,
     k: int,
@@ -113,8 +113,8 @@ def rank_users(
 
     Parameters
     ----------
-    contents : ModelContents
-        The model.
+    contents : RankingContents
+        The model's items.
     user_factors : float32 array of shape (n_rows, n_factors)
         The block's factors.
     seen : InteractionRows
@@ -252,7 +252,7 @@ def _known_history(item_ids: IdDictionary, history: History) -> tuple[dict[int, 
     return weights, unknown
 
 
-def _rank_popular(contents: ModelContents, k: int, item_filter: ItemFilter) -> TopK:
+def _rank_popular(contents: RankingContents, k: int, item_filter: ItemFilter) -> TopK:
     """Give one list of the most popular allowed items, in the form of `top_k`."""
     rows = contents.popular_rows
     if item_filter.is_allowed is not None:

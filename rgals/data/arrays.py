@@ -1,6 +1,7 @@
 """NumPy files in a folder: memory-mapped where the folder is local, never pickled, written whole or by blocks."""
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from rgals.errors import DataError, InputError
 from rgals.names import Factors
 
 __all__ = [
+    "ArrayRows",
     "ArrayStream",
     "FactorBlocks",
     "check_array",
@@ -182,6 +184,71 @@ def read_array(folder: Folder, name: str) -> NDArray[Any]:
         raise DataError(f"{path}: not a readable NumPy file ({error}); restore it or write the folder again") from error
     array.setflags(write=False)
     return array
+
+
+class ArrayRows:
+    """Rows of an array that are read as they are asked for; made by `open` or `of`.
+
+    Parameters
+    ----------
+    dtype : dtype
+        Type of the numbers.
+    shape : tuple of int
+        Shape of the whole array, of at least one dimension.
+    read : callable
+        Gives the rows from a position to another.
+    """
+
+    def __init__(self, dtype: np.dtype[Any], shape: tuple[int, ...], read: Callable[[int, int], NDArray[Any]]) -> None:
+        self.dtype, self.shape, self._read = dtype, shape, read
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> "ArrayRows":
+        """Give the rows of an array in memory, or mapped there, as views."""
+        return cls(array.dtype, array.shape, lambda start, stop: array[start:stop])
+
+    @classmethod
+    def open(cls, folder: Folder, name: str) -> "ArrayRows":
+        """Open a file; on a filesystem that is not local, nothing but its header is read now.
+
+        Raises
+        ------
+        DataError
+            If the file is missing, not a NumPy file, holds pickled objects, or is not in C order.
+        """
+        if folder.local_path is not None:
+            return cls.of(read_array(folder, name))
+        path = folder.file_path(name)
+        try:
+            with folder.open_input(name) as stream:
+                version = np.lib.format.read_magic(stream)
+                shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+                first_byte = stream.tell()
+        except (ValueError, EOFError, OSError) as error:
+            raise DataError(f"{path}: not a readable NumPy file ({error}); restore it") from error
+        if version != (1, 0) or is_fortran or dtype.hasobject or not shape:
+            raise DataError(f"{path}: expected plain numbers in C order, NumPy format 1.0; write the folder again")
+        row_bytes = dtype.itemsize * math.prod(shape[1:])
+
+        def read(start: int, stop: int) -> NDArray[Any]:
+            n_bytes = (stop - start) * row_bytes
+            with folder.open_input(name) as stream:
+                content = stream.read_at(n_bytes, first_byte + start * row_bytes)
+            if len(content) != n_bytes:
+                raise DataError(f"{path}: ends before row {stop} of {shape[0]}; restore it or write the folder again")
+            return np.frombuffer(content, dtype=dtype).reshape(stop - start, *shape[1:])
+
+        return cls(dtype, shape, read)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Give rows ``start`` to ``stop``, not to be modified.
+
+        Raises
+        ------
+        DataError
+            If the file has become shorter or cannot be read.
+        """
+        return self._read(start, stop)
 
 
 def check_array(path: str, array: NDArray[Any], dtype: Any, shape: tuple[int | None, ...]) -> None:

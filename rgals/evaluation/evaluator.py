@@ -214,7 +214,7 @@ def measure(
 
 def _block_users(n_users: int, executor: Executor) -> int:
     """Choose the users of a task: enough for its threads, few enough for all workers; no number depends on it."""
-    share = -(-n_users // (_TASKS_PER_WORKER * executor.n_workers))
+    share = -(-n_users // (_TASKS_PER_WORKER * max(1, executor.n_workers)))
     return max(_THREAD_USERS * executor.n_threads, min(_BLOCK_USERS, share))
 
 
