@@ -217,7 +217,9 @@ def _cluster_status(address: str) -> ClusterStatus:
         from rgals.execution.ray_backend import cluster_status  # noqa: PLC0415 - only who asks for Ray needs it
     except ModuleNotFoundError as error:
         raise MissingDependencyError("--address: the package ray is not installed; install rgals[ray]") from error
-    return cluster_status(address, _CONNECT_TIMEOUT_S)
+    status = cluster_status(address, _CONNECT_TIMEOUT_S)
+    Limits.of_cluster(status)  # refuses one that cannot work
+    return status
 
 
 def _count_workers(

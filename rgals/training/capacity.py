@@ -163,7 +163,11 @@ def check_plan(plan: Plan, limits: Limits) -> None:
         return
     lines = [f"the training does not fit on {limits.where}:", *(f"  {shortage}" for shortage in shortages)]
     fits = [f"  {_describe_change(plan.asked, asked)}" for asked in nearest_fits(plan, limits)]
-    lines += ["what fits instead:", *fits] if fits else ["neither fewer factors nor more nodes like these would be enough alone"]
+    lines += (
+        ["what fits instead:", *fits]
+        if fits
+        else ["neither fewer factors nor more nodes like these would be enough alone"]
+    )
     raise CapacityError("\n".join(lines))
 
 
@@ -174,8 +178,8 @@ def nearest_fits(plan: Plan, limits: Limits) -> list[PlanInput]:
     -------
     list of PlanInput
         Those that exist, of: the most workers on the same nodes, with the same CPUs altogether; the
-        smallest number of nodes, with as many workers on each or else with one; the largest number of
-        factors; the most checkpoints kept. Empty when the plan fits.
+        smallest number of nodes, with as many workers on each (with one, where neither of the two fits);
+        the largest number of factors; the most checkpoints kept. Empty when the plan fits.
     """
     asked = plan.asked
 
@@ -184,10 +188,17 @@ def nearest_fits(plan: Plan, limits: Limits) -> list[PlanInput]:
 
     if fits(asked):
         return []
+
+    def fewest_nodes(per_node: int) -> PlanInput | None:
+        return _first_fitting(asked.n_nodes + 1, MOST_NODES, lambda n: _with_nodes(asked, n, per_node), fits)
+
+    fewer_workers = _last_fitting(1, asked.workers_per_node - 1, lambda n: _with_workers_per_node(asked, n), fits)
+    more_nodes = fewest_nodes(asked.workers_per_node)
+    if more_nodes is None and fewer_workers is None:
+        more_nodes = fewest_nodes(1)
     found = (
-        _last_fitting(1, asked.workers_per_node - 1, lambda n: _with_workers_per_node(asked, n), fits),
-        _first_fitting(asked.n_nodes + 1, MOST_NODES, lambda n: _with_nodes(asked, n, asked.workers_per_node), fits)
-        or _first_fitting(asked.n_nodes + 1, MOST_NODES, lambda n: _with_nodes(asked, n, 1), fits),
+        fewer_workers,
+        more_nodes,
         _last_fitting(1, asked.n_factors - 1, lambda n: replace(asked, n_factors=n), fits),
         _last_fitting(1, asked.keep_checkpoints - 1, lambda n: replace(asked, keep_checkpoints=n), fits),
     )
