@@ -2,11 +2,10 @@
 
 Datasets, checkpoints and models are folders with a manifest. A local folder is written under a
 temporary name beside its target, synced, and renamed; on an object store, which cannot rename, the
-manifest is the completion marker and is written last. A folder without a manifest does not exist
-for rgals.
+manifest is the completion marker: written last, removed first. A folder without a manifest does not
+exist for rgals.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 
-from rgals.errors import ChecksumError, DataError, FormatVersionError, InputError, OutputExistsError
+from rgals.data.folder import Folder, redact, resolve_location
+from rgals.errors import ChecksumError, DataError, FormatVersionError, OutputExistsError
 from rgals.names import MANIFEST_NAME
 
 __all__ = [
@@ -29,13 +28,15 @@ __all__ = [
     "check_output",
     "new_folder",
     "read_manifest",
+    "redact",
     "replace_file",
     "resolve_location",
     "verify_file",
     "write_manifest",
 ]
 
-_HASH_BLOCK_BYTES = 1 << 22
+_WRITING_NAME = ".rgals-writing"
+"""Lies in a folder on an object store while it is written: what a killed process leaves may be replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,129 +45,6 @@ class FileEntry:
 
     n_bytes: int
     sha256: str
-
-
-def resolve_location(location: str | Path) -> tuple[pafs.FileSystem, str]:
-    """Split a local path or a pyarrow filesystem URI into a filesystem and a path on it.
-
-    Raises
-    ------
-    InputError
-        If the URI's scheme is unknown or its parts are malformed.
-    """
-    text = os.fspath(location)
-    if "://" not in text:
-        return pafs.LocalFileSystem(), str(Path(text).expanduser().absolute())
-    try:
-        filesystem, path = pafs.FileSystem.from_uri(text)
-    except (pa.ArrowInvalid, ValueError) as error:
-        raise InputError(
-            f"{text}: not a location that pyarrow can open ({error}); "
-            "use a local path or a URI such as s3://bucket/folder"
-        ) from error
-    return filesystem, path
-
-
-class Folder:
-    """A folder on any pyarrow filesystem, addressed by relative names with forward slashes."""
-
-    def __init__(self, filesystem: pafs.FileSystem, path: str) -> None:
-        self.filesystem = filesystem
-        self.path = path.rstrip("/")
-
-    @classmethod
-    def at(cls, location: "str | Path | Folder") -> "Folder":
-        """Address a folder by local path or URI; nothing is read."""
-        if isinstance(location, Folder):
-            return location
-        return cls(*resolve_location(location))
-
-    def __str__(self) -> str:
-        return self.path
-
-    @property
-    def local_path(self) -> Path | None:
-        """The folder's path when it is on a local disk, else None."""
-        return Path(self.path) if isinstance(self.filesystem, pafs.LocalFileSystem) else None
-
-    def child(self, name: str) -> "Folder":
-        """Address a folder below this one."""
-        return Folder(self.filesystem, self.file_path(name))
-
-    def file_path(self, name: str) -> str:
-        """Give the path of a file on the folder's filesystem."""
-        return f"{self.path}/{name}"
-
-    def exists(self, name: str = "") -> bool:
-        """Tell whether the folder, or a file or folder in it, is there."""
-        path = self.file_path(name) if name else self.path
-        return bool(self.filesystem.get_file_info(path).type != pafs.FileType.NotFound)
-
-    def file_names(self) -> list[str]:
-        """List every file below the folder, as sorted relative names."""
-        selector = pafs.FileSelector(self.path, recursive=True, allow_not_found=True)
-        infos = self.filesystem.get_file_info(selector)
-        return sorted(info.path[len(self.path) + 1 :] for info in infos if info.type == pafs.FileType.File)
-
-    def child_names(self) -> list[str]:
-        """List the folders directly below, sorted."""
-        selector = pafs.FileSelector(self.path, recursive=False, allow_not_found=True)
-        infos = self.filesystem.get_file_info(selector)
-        return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
-
-    def n_bytes(self, name: str) -> int:
-        """Give the size of a file in bytes."""
-        info = self.filesystem.get_file_info(self.file_path(name))
-        if info.type != pafs.FileType.File:
-            raise DataError(f"{self.file_path(name)}: the file is missing; restore it or write the folder again")
-        return int(info.size)
-
-    def read_bytes(self, name: str) -> bytes:
-        """Read a whole file."""
-        try:
-            with self.filesystem.open_input_stream(self.file_path(name)) as stream:
-                return bytes(stream.read())
-        except FileNotFoundError as error:
-            raise DataError(
-                f"{self.file_path(name)}: the file is missing; restore it or write the folder again"
-            ) from error
-
-    def write_bytes(self, name: str, content: bytes) -> None:
-        """Write a whole file, creating the folders above it."""
-        with self.open_output(name) as stream:
-            stream.write(content)
-
-    def open_input(self, name: str) -> "pa.NativeFile":
-        """Open a file for random access."""
-        try:
-            return self.filesystem.open_input_file(self.file_path(name))
-        except FileNotFoundError as error:
-            raise DataError(
-                f"{self.file_path(name)}: the file is missing; restore it or write the folder again"
-            ) from error
-
-    def open_output(self, name: str) -> "pa.NativeFile":
-        """Open a file for writing, creating the folders above it."""
-        path = self.file_path(name)
-        try:
-            return self.filesystem.open_output_stream(path)
-        except FileNotFoundError:
-            # Object stores have no folders to create; local disks and HDFS do.
-            self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-            return self.filesystem.open_output_stream(path)
-
-    def remove(self) -> None:
-        """Remove the folder and all below it; no error when it is not there."""
-        with suppress(FileNotFoundError, NotADirectoryError):
-            self.filesystem.delete_dir(self.path)
-
-    def sha256(self, name: str) -> str:
-        """Hash a file's bytes, reading it in bounded pieces."""
-        digest = hashlib.sha256()
-        with self.open_input(name) as stream:
-            while block := stream.read(_HASH_BLOCK_BYTES):
-                digest.update(block)
-        return digest.hexdigest()
 
 
 def check_output(location: "str | Path | Folder", overwrite: bool) -> Folder:
@@ -186,6 +64,8 @@ def check_output(location: "str | Path | Folder", overwrite: bool) -> Folder:
     if folder.filesystem.get_file_info(folder.path).type == pafs.FileType.File:
         raise OutputExistsError(f"{folder}: a file is in the way; choose another output")
     names = folder.file_names()
+    if _WRITING_NAME in names and MANIFEST_NAME not in names:
+        return folder  # a process was killed while it wrote here: nothing of it was ever to be read
     if names and not overwrite:
         raise OutputExistsError(f"{folder}: exists already; choose another output or pass --overwrite")
     if names and MANIFEST_NAME not in names:
@@ -220,30 +100,48 @@ def new_folder(location: "str | Path | Folder", *, overwrite: bool = False) -> I
         If the disk is full or the place cannot be written to.
     """
     target = check_output(location, overwrite)
-    if target.local_path is None:
-        staged = target
-        if staged.exists():
-            staged.remove()
-    else:
+    staged = target
+    if target.local_path is not None:
         final = target.local_path
         staged = Folder(target.filesystem, str(final.with_name(f".{final.name}.partial-{uuid.uuid4().hex[:8]}")))
     try:
         if staged.local_path is not None:
             staged.local_path.mkdir(parents=True)
+        else:
+            _begin_remote(staged)
         yield staged
         if not staged.exists(MANIFEST_NAME):
             raise RuntimeError(f"{staged}: no {MANIFEST_NAME} was written")  # a bug, not a caller's mistake
         if staged.local_path is not None and target.local_path is not None:
             _sync_tree(staged.local_path)
             _swap_in(staged.local_path, target.local_path)
+        else:
+            staged.remove_file(_WRITING_NAME)
     except OSError as error:
-        staged.remove()
-        raise DataError(
-            f"{target}: writing failed ({error}); nothing was left behind; free space or choose another place"
-        ) from error
+        left = "nothing was left behind" if _clean_up(staged) else "what was left has no manifest and does not count"
+        raise DataError(f"{target}: writing failed ({error}); {left}; free space or choose another place") from error
     except BaseException:
-        staged.remove()
+        _clean_up(staged)
         raise
+
+
+def _begin_remote(folder: Folder) -> None:
+    """Mark a folder on an object store as being written, and empty it; killed at any point, it may be replaced."""
+    folder.write_bytes(_WRITING_NAME, b"")
+    folder.remove_file(MANIFEST_NAME)
+    for name in folder.child_names():
+        folder.child(name).remove()
+    for name in folder.file_names():
+        if name != _WRITING_NAME:
+            folder.remove_file(name)
+
+
+def _clean_up(staged: Folder) -> bool:
+    """Remove what was written of a folder; False where the store cannot be reached and keeps it."""
+    with suppress(OSError, DataError):
+        staged.remove()
+        return True
+    return False
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -300,7 +198,7 @@ def write_manifest(
     files = {
         name: hashed[name] if name in hashed else FileEntry(folder.n_bytes(name), folder.sha256(name))
         for name in folder.file_names()
-        if name != MANIFEST_NAME
+        if name not in (MANIFEST_NAME, _WRITING_NAME)
     }
     document = {
         "kind": kind,
@@ -336,7 +234,7 @@ def read_manifest(folder: Folder, kind: str, version: int) -> tuple[dict[str, An
     FormatVersionError
         If it was written by a newer rgals.
     """
-    path = folder.file_path(MANIFEST_NAME)
+    path = folder.label(MANIFEST_NAME)
     if not folder.exists(MANIFEST_NAME):
         raise DataError(f"{folder}: no {MANIFEST_NAME}, so this is not a finished rgals {kind}; check the path")
     try:
@@ -367,7 +265,7 @@ def verify_file(folder: Folder, name: str, files: Mapping[str, FileEntry]) -> No
     ChecksumError
         If its size or its SHA-256 differs.
     """
-    path = folder.file_path(name)
+    path = folder.label(name)
     if name not in files:
         raise DataError(f"{path}: not listed in {MANIFEST_NAME}; write the folder again")
     expected = files[name]

@@ -2,13 +2,16 @@
 
 import errno
 import json
+import pickle
 import resource
+import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.fs as pafs
 import pytest
 
+from rgals.data import folder as folder_module
 from rgals.data import storage
 from rgals.data.storage import (
     FileEntry,
@@ -16,6 +19,7 @@ from rgals.data.storage import (
     check_output,
     new_folder,
     read_manifest,
+    redact,
     replace_file,
     resolve_location,
     verify_file,
@@ -23,7 +27,7 @@ from rgals.data.storage import (
 )
 from rgals.errors import ChecksumError, DataError, FormatVersionError, InputError, OutputExistsError
 from rgals.names import MANIFEST_NAME
-from tests.data.object_store import object_store
+from tests.data.object_store import ObjectStore, object_store
 
 
 def write_folder(location, content=b"content", *, overwrite=False):
@@ -118,7 +122,7 @@ def test_an_exception_in_an_object_store_leaves_nothing_behind():
     folder = Folder(filesystem, "bucket/target")
     with pytest.raises(ValueError, match="bad"):
         fail_half_way(folder, ValueError("bad"))
-    assert store.log == ["bucket/target/sub/data.bin"]
+    assert store.log == ["bucket/target/.rgals-writing", "bucket/target/sub/data.bin"]
     assert store.keys == {}
     with pytest.raises(DataError, match="not a finished rgals dataset"):
         read_manifest(folder, "dataset", 1)
@@ -130,7 +134,9 @@ def test_in_an_object_store_the_manifest_is_uploaded_last_and_nothing_is_renamed
     folder = Folder(filesystem, "bucket/target")
     write_folder(folder)
     write_folder(folder, b"new", overwrite=True)
-    assert store.log == ["bucket/target/data.bin", f"bucket/target/{MANIFEST_NAME}"] * 2
+    names = (".rgals-writing", "data.bin", MANIFEST_NAME)
+    assert store.log == [f"bucket/target/{name}" for name in names] * 2
+    assert sorted(folder.file_names()) == ["data.bin", MANIFEST_NAME]
     assert folder.read_bytes("data.bin") == b"new"
     assert store.keys["bucket/other/data.bin"] == b"of somebody else"
 
@@ -294,7 +300,7 @@ def test_a_file_is_hashed_in_pieces_to_the_same_checksum(tmp_path, monkeypatch):
     folder = Folder.at(tmp_path)
     folder.write_bytes("data.bin", bytes(range(256)) * 10)
     whole = folder.sha256("data.bin")
-    monkeypatch.setattr(storage, "_HASH_BLOCK_BYTES", 7)
+    monkeypatch.setattr(folder_module, "_HASH_BLOCK_BYTES", 7)
     assert folder.sha256("data.bin") == whole
 
 
@@ -376,3 +382,153 @@ def test_filesystems_with_folders_but_without_rename_get_the_folders_they_need(t
         staged.write_bytes("sub/data.bin", b"content")
         write_manifest(staged, "dataset", 1, {})
     assert (tmp_path / "deep" / "target" / "sub" / "data.bin").read_bytes() == b"content"
+
+
+def test_what_a_killed_process_left_in_an_object_store_may_be_replaced():
+    store, filesystem = object_store()
+    folder = Folder(filesystem, "bucket/target")
+    with new_folder(folder) as staged:
+        staged.write_bytes("data.bin", b"half")
+        left = dict(store.keys)
+        write_manifest(staged, "dataset", 1, {})
+    store.keys.clear()
+    store.keys.update(left)  # as if the process had been killed before the manifest
+    write_folder(folder, b"new")
+    assert sorted(folder.file_names()) == ["data.bin", MANIFEST_NAME]
+    assert folder.read_bytes("data.bin") == b"new"
+
+
+def test_a_process_killed_while_it_replaces_a_folder_leaves_one_that_may_be_replaced():
+    class KilledError(BaseException):
+        pass
+
+    store, filesystem = object_store()
+    folder = Folder(filesystem, "bucket/target")
+    for n_done in range(5):
+        store.keys.clear()
+        with new_folder(folder) as staged:
+            staged.write_bytes("sub/data.bin", b"old")
+            staged.write_bytes("data.bin", b"old")
+            write_manifest(staged, "dataset", 1, {})
+        states = []
+
+        def watch(handler, path, states=states, delete=ObjectStore.delete_file):
+            delete(handler, path)
+            states.append(dict(handler.keys))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ObjectStore, "delete_file", watch)
+            with new_folder(folder, overwrite=True) as staged:
+                write_manifest(staged, "dataset", 1, {})
+        if n_done >= len(states):
+            break
+        store.keys.clear()
+        store.keys.update(states[n_done])
+        write_folder(folder, b"new", overwrite=True)
+        assert folder.read_bytes("data.bin") == b"new"
+    assert n_done > 1
+
+
+def test_a_manifest_is_removed_before_anything_else():
+    filesystem = object_store()[1]
+    folder = Folder(filesystem, "bucket/target")
+    write_folder(folder)
+    removed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ObjectStore, "delete_file", lambda handler, path: removed.append((path, len(handler.keys))))
+        folder.remove()
+    assert removed == [(f"bucket/target/{MANIFEST_NAME}", 2)]
+
+
+class Refusing(ObjectStore):
+    """A store that lists and refuses everything else."""
+
+    def get_file_info(self, paths):
+        raise OSError(errno.EACCES, "AWS Error ACCESS_DENIED")
+
+    def open_output_stream(self, path, metadata):
+        raise OSError(errno.EACCES, "AWS Error ACCESS_DENIED")
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda folder: folder.exists(),
+        lambda folder: folder.n_bytes("data.bin"),
+        lambda folder: folder.write_bytes("data.bin", b""),
+        lambda folder: read_manifest(folder, "dataset", 1),
+        write_folder,
+    ],
+)
+def test_what_an_object_store_refuses_is_a_data_error_that_names_the_object(work):
+    folder = Folder(pafs.PyFileSystem(Refusing()), "bucket/target")
+    with pytest.raises(DataError, match=r"^bucket/target.*ACCESS_DENIED.*credentials"):
+        work(folder)
+
+
+def test_a_store_that_refuses_in_the_midst_is_named_too():
+    store, filesystem = object_store()
+
+    def break_off():
+        with new_folder(Folder(filesystem, "bucket/target")):
+            store.get_file_info = Refusing().get_file_info
+            raise OSError("broken off")
+
+    with pytest.raises(DataError, match=r"writing failed \(.*broken off.*\); what was left has no manifest"):
+        break_off()
+
+
+SECRETS = [
+    "s3://KEY:SECRET@bucket/a",
+    "s3://KEY:SE%2FCRET@bucket/a",
+    "s3://KEY:SE/CRET@bucket/a",
+    "s3://KEY:SECRET+SECRET=@bucket/a@b?region=x",
+    "gs://SECRET@bucket/a",
+    "hdfs://SECRET:SECRET@host:8020/a",
+    "abfs://file@account/a?client_secret=SECRET&tenant_id=1",
+    "abfs://a?account_key=SECRET",
+    "rgals train s3://KEY:SECRET@bucket/a --output 's3://KEY:SECRET@bucket/b c'",
+]
+
+
+@pytest.mark.parametrize("text", SECRETS)
+def test_credentials_are_not_shown(text):
+    shown = redact(text)
+    assert "SECRET" not in shown
+    assert "KEY:" not in shown
+    assert "***" in shown
+    assert redact(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s3://bucket/a@b",
+        "s3://bucket/a:b@c",
+        "s3://bucket/a?region=eu&endpoint_override=127.0.0.1:9000&scheme=http",
+        "hdfs://host:8020/a@b",
+        "mail to someone@example.com",
+        "/a:b@c",
+        "monkey=5",
+    ],
+)
+def test_a_location_without_credentials_is_shown_as_it_is(text):
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize("text", SECRETS[:5])
+def test_an_error_about_a_location_does_not_show_its_credentials(text):
+    with pytest.raises(InputError) as raised:
+        resolve_location(text + ("&" if "?" in text else "?") + "no_such_option=1")
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "SECRET" not in shown
+
+
+def test_a_folder_is_opened_again_in_another_process(tmp_path):
+    for location in (tmp_path, str(tmp_path), tmp_path.as_uri()):
+        folder = Folder.at(location).child("sub").beside(".old")
+        folder.write_bytes("data.bin", b"content")
+        again = pickle.loads(pickle.dumps(folder))
+        assert again.read_bytes("data.bin") == b"content"
+        assert again.path == str(tmp_path / "sub.old")
+        assert again.child("x").path == str(tmp_path / "sub.old" / "x")
