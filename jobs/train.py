@@ -110,7 +110,7 @@ def train(
         raise InputError(f"--resume: expected never, auto or required, found {resume!r}")
     target = check_output(output, overwrite)
     check_writable(target)
-    place = Folder.at(checkpoints) if checkpoints else Folder(target.filesystem, f"{target.path}.checkpoints")
+    place = Folder.at(checkpoints) if checkpoints else target.beside(".checkpoints")
     opened = Dataset.open(dataset)
     initial = None if warm_start is None else _read_warm_start(Model.open(warm_start), opened)
     with open_executor(where) as workforce:
