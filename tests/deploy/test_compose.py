@@ -1,0 +1,139 @@
+"""The services of docker-compose.yml, run as processes: they come up, train, evaluate, refuse, and end."""
+
+import json
+import secrets
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from rgals.artifact.model import Model
+from tests.deploy.processes import STOP_S, Container, Deployment, start_order, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def deployment() -> Iterator[Deployment]:
+    made = Deployment()
+    yield made
+    made.remove()
+
+
+@pytest.fixture(scope="module")
+def nodes(deployment: Deployment) -> list[Container]:
+    """Give a head and two workers, all healthy."""
+    started = deployment.up(["ray-worker"], scale={"ray-worker": 2})
+    assert [container.name for container in started] == ["ray-head-1", "ray-worker-2", "ray-worker-3"]
+    return started
+
+
+@pytest.fixture(scope="module")
+def dataset(deployment: Deployment) -> str:
+    """Give the dataset that the service ingest makes of generated events."""
+    events = deployment.create("ingest")
+    events.service["entrypoint"] = ["rgals", "synthesize"]
+    size = ["--users=300", "--items=200", "--interactions=6000"]
+    assert events.start("--output=/data/events.parquet", *size).wait(120) == 0, events.output()
+    ingest = deployment.run("ingest", "/data/events.parquet", "--split=random", "--output", "/data/dataset")
+    assert ingest.wait(0) == 0, ingest.output()
+    return "/data/dataset"
+
+
+def test_services_start_after_those_they_depend_on() -> None:
+    assert start_order(["train"]) == ["ray-head", "ray-worker", "train"]
+    assert start_order(["evaluate", "ingest"]) == ["evaluate", "ingest"]
+
+
+def test_a_training_runs_on_the_workers_and_its_model_is_evaluated(
+    deployment: Deployment, nodes: list[Container], dataset: str
+) -> None:
+    options = ["--n-factors=8", "--n-sweeps=2"]
+    train = deployment.run("train", dataset, "--output", "/data/model", *options)
+    assert train.wait(0) == 0, train.output()
+    model = Model.open(deployment.data / "model")
+    assert model.n_factors == 8
+    assert model.metrics["n_sweeps"] == 2
+
+    evaluate = deployment.run("evaluate")
+    assert evaluate.wait(0) == 0, evaluate.output()
+    report = json.loads((deployment.data / "report.json").read_text())
+    assert [entry["name"] for entry in report["models"]] == ["model", "popularity", "ials"]
+
+    alone = deployment.create("evaluate")
+    alone.service["entrypoint"] = ["rgals", "train"]
+    assert alone.start(dataset, "--output", "/data/alone", *options).wait(240) == 0, alone.output()
+    assert Model.open(deployment.data / "alone").factor_checksum == model.factor_checksum
+
+
+def test_a_job_leaves_no_node_behind(deployment: Deployment, nodes: list[Container]) -> None:
+    job = deployment.create("train")
+    job.service["entrypoint"] = [*job.service["entrypoint"][:3], "python", "-c"]
+    script = "import sys, ray; ray.init(); print(len([n for n in ray.nodes() if n['Alive']]), flush=True); sys.exit(7)"
+    assert job.start(script).wait(120) == 7, job.output()
+    assert job.output().splitlines()[-1] == "4"  # the head, two workers and the job's own
+    assert not [process for process in deployment.leftovers() if process.environ()["HOME"] == job.environment["HOME"]]
+
+
+def test_a_stopped_training_writes_a_checkpoint_and_ends(
+    deployment: Deployment, nodes: list[Container], dataset: str
+) -> None:
+    train = deployment.create("train")
+    train.start(dataset, "--output", "/data/long", "--n-factors=8", "--n-sweeps=100000", "--events", "/data/long.jsonl")
+    events = deployment.data / "long.jsonl"
+    wait_until(lambda: events.exists() and events.read_text().count("\n") > 3, 120, train.output)
+    assert train.stop() == 130, train.output()
+    assert (deployment.data / "long.checkpoints").is_dir()
+    assert not (deployment.data / "long").exists()
+    assert not [p for p in deployment.leftovers() if p.environ()["HOME"] == train.environment["HOME"]]
+
+
+def test_another_token_is_refused(deployment: Deployment, nodes: list[Container], dataset: str) -> None:
+    wrong = deployment.folder / "wrong"
+    wrong.write_text(secrets.token_hex(32))
+    worker = deployment.create("ray-worker", wrong).start()
+    health = worker.check_health()
+    assert health.returncode == 1
+    assert "it asks for a token" in health.stdout
+    assert worker.wait(120) != 0
+    assert "Authentication token is missing or incorrect" in worker.output()
+
+    train = deployment.create("train", wrong).start(dataset, "--output", "/data/refused")
+    assert train.wait(120) == 1
+    assert "it asks for a token" in train.output()
+    assert not (deployment.data / "refused").exists()
+    assert nodes[0].check_health().returncode == 0
+
+
+def test_a_killed_worker_is_unhealthy_and_the_others_are_not(deployment: Deployment, nodes: list[Container]) -> None:
+    worker = deployment.create("ray-worker").start()
+    worker.wait_healthy()
+    assert worker.process is not None
+    worker.process.kill()
+    wait_until(lambda: worker.check_health().returncode == 1, 60, worker.output)
+    assert "this container is not one of them" in worker.check_health().stdout
+    assert [node.check_health().returncode for node in nodes] == [0, 0, 0]
+
+
+def test_without_a_head_all_are_unhealthy_and_they_come_back_with_it(
+    deployment: Deployment, nodes: list[Container]
+) -> None:
+    head, first, second = nodes
+    assert head.process is not None
+    head.process.kill()
+    head.wait(STOP_S)
+    assert head.process.returncode == -signal.SIGKILL
+    assert [node.check_health().returncode for node in (head, first)] == [1, 1]
+    assert "no Ray answers there" in head.check_health().stdout
+    # The workers end by themselves; the restart policy starts them again.
+    assert (first.wait(120), second.wait(STOP_S)) != (0, 0)
+
+    again = deployment.create("ray-head", number=1).start()
+    again.wait_healthy()
+    worker = deployment.create("ray-worker").start()
+    worker.wait_healthy()
+    assert worker.stop() == 0
+    wait_until(lambda: worker.check_health().returncode == 1, 60, worker.output)
+    assert again.stop() == 0
+    assert again.check_health().returncode == 1
+    wait_until(lambda: not deployment.leftovers(), 30, lambda: str(deployment.leftovers()))
