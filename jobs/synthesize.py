@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.console import progress_bar
+from rgals.data.storage import redact
 from rgals.data.synthesize import SynthesisSummary, SynthesizeOptions
 from rgals.data.synthesize import synthesize as write_synthetic
 from rgals.errors import InputError
@@ -55,7 +56,7 @@ def synthesize(
     with progress_bar("generating interactions") as progress:
         summary = write_synthetic(output, options, overwrite=overwrite, progress=progress, n_threads=threads)
     _print_summary(summary)
-    typer.echo(f"Next: rgals ingest {output} --output DATASET")
+    typer.echo(f"Next: rgals ingest {redact(output)} --output DATASET")
 
 
 def _first_problem(error: ValidationError) -> str:

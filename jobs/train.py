@@ -28,7 +28,7 @@ from rgals.artifact.model import Model
 from rgals.artifact.model_writer import write_model
 from rgals.data.arrays import FactorBlocks
 from rgals.data.dataset import Dataset
-from rgals.data.storage import Folder, check_output
+from rgals.data.storage import Folder, check_output, redact
 from rgals.errors import InputError, RgalsError
 from rgals.execution import Executor, open_executor
 from rgals.names import Part
@@ -223,7 +223,7 @@ def _end_interrupted(what: str) -> NoReturn:
 
 def _describe_lineage(location: str, dataset: Dataset, warm_start: str | None) -> dict[str, Any]:
     return {
-        "dataset": location,
+        "dataset": redact(location),
         "dataset_fingerprint": dataset.fingerprint,
         "dataset_counts": {
             "users": dataset.n_users,
@@ -232,8 +232,8 @@ def _describe_lineage(location: str, dataset: Dataset, warm_start: str | None) -
         },
         "rgals_version": rgals.__version__,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["rgals", *sys.argv[1:]]),
-        "warm_start": warm_start,
+        "command": redact(shlex.join(["rgals", *sys.argv[1:]])),
+        "warm_start": None if warm_start is None else redact(warm_start),
     }
 
 
@@ -291,7 +291,7 @@ def _print_summary(output: str, model: Model, result: TrainResult, settings: Tra
     for name, value in rows:
         table.add_row(name, value)
     console = Console()
-    console.print(f"Wrote {output}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Wrote {redact(output)}", markup=False, highlight=False, soft_wrap=True)
     console.print(table)
     console.print(f"Factors {model.factor_checksum}", highlight=False, soft_wrap=True)
 

@@ -139,13 +139,13 @@ class _Reader:
     def rows(self, name: str, dtype: DTypeLike, shape: tuple[int, ...]) -> ArrayRows:
         if (n_bytes := self.folder.n_bytes(name)) != self.files[name].n_bytes:
             raise ChecksumError(
-                f"{self.worker}: {self.folder.file_path(name)}: expected {self.files[name].n_bytes} bytes, "
+                f"{self.worker}: {self.folder.label(name)}: expected {self.files[name].n_bytes} bytes, "
                 f"found {n_bytes}; restore it or train again"
             )
         rows = ArrayRows.open(self.folder, name)
         if rows.dtype != np.dtype(dtype) or rows.shape != shape:
             raise DataError(
-                f"{self.worker}: {self.folder.file_path(name)}: expected {np.dtype(dtype)} of shape {shape}, "
+                f"{self.worker}: {self.folder.label(name)}: expected {np.dtype(dtype)} of shape {shape}, "
                 f"found {rows.dtype} of shape {rows.shape}; train again"
             )
         return rows

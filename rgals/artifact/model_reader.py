@@ -61,7 +61,7 @@ def _verify(folder: Folder, files: dict[str, FileEntry], verify: Verification) -
             verify_file(folder, name, files)
         elif verify == "manifest" and (found := folder.n_bytes(name)) != entry.n_bytes:
             raise ChecksumError(
-                f"{folder.file_path(name)}: expected {entry.n_bytes} bytes, found {found}; restore it or train again"
+                f"{folder.label(name)}: expected {entry.n_bytes} bytes, found {found}; restore it or train again"
             )
 
 
@@ -93,7 +93,7 @@ def _read_contents(folder: Folder, manifest: dict[str, Any]) -> ModelContents:
 
 def _read(folder: Folder, name: str, dtype: Any, shape: tuple[int | None, ...]) -> NDArray[Any]:
     array = read_array(folder, name)
-    check_array(folder.file_path(name), array, dtype, shape)
+    check_array(folder.label(name), array, dtype, shape)
     return array
 
 
@@ -105,7 +105,7 @@ def _read_seen(folder: Folder, manifest: dict[str, Any], n_users: int, n_items: 
     weights = _read(folder, layout.SEEN_WEIGHTS, np.float32, (n_interactions,)) if has_weights else None
     if indptr[0] != 0 or indptr[-1] != n_interactions:
         raise DataError(
-            f"{folder.file_path(layout.SEEN_INDPTR)}: expected offsets from 0 to {n_interactions}, "
+            f"{folder.label(layout.SEEN_INDPTR)}: expected offsets from 0 to {n_interactions}, "
             f"found {indptr[0]} to {indptr[-1]}; restore it or train again"
         )
     return InteractionRows(indptr, columns, weights, n_items)
@@ -114,7 +114,7 @@ def _read_seen(folder: Folder, manifest: dict[str, Any], n_users: int, n_items: 
 def _read_ids(folder: Folder, name: str, n_rows: int) -> IdDictionary:
     ids = IdDictionary.read(folder, name)
     if len(ids) != n_rows:
-        raise DataError(f"{folder.file_path(name)}: expected {n_rows} ids, found {len(ids)}; restore it or train again")
+        raise DataError(f"{folder.label(name)}: expected {n_rows} ids, found {len(ids)}; restore it or train again")
     return ids
 
 
@@ -122,7 +122,7 @@ def _read_json(folder: Folder, name: str) -> dict[str, Any]:
     try:
         record = json.loads(folder.read_bytes(name))
     except ValueError as error:
-        raise DataError(f"{folder.file_path(name)}: not readable JSON ({error}); restore it or train again") from error
+        raise DataError(f"{folder.label(name)}: not readable JSON ({error}); restore it or train again") from error
     if not isinstance(record, dict):
-        raise DataError(f"{folder.file_path(name)}: expected a JSON object, found {type(record).__name__}")
+        raise DataError(f"{folder.label(name)}: expected a JSON object, found {type(record).__name__}")
     return record

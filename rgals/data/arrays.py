@@ -135,7 +135,7 @@ def new_array(folder: Folder, name: str, dtype: DTypeLike, shape: tuple[int, ...
         On a normal exit, if fewer rows were written than announced.
     """
     with folder.open_output(name) as stream:
-        array = ArrayStream(stream, folder.file_path(name), dtype, shape)
+        array = ArrayStream(stream, folder.label(name), dtype, shape)
         yield array
         array.check_complete()
 
@@ -171,11 +171,11 @@ def read_array(folder: Folder, name: str) -> NDArray[Any]:
     DataError
         If the file is missing, truncated, not a NumPy file, or holds pickled objects.
     """
-    path = folder.file_path(name)
+    path = folder.label(name)
     try:
         if folder.local_path is not None:
             # asarray drops the memmap subclass, which would otherwise spread to every result.
-            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            return np.asarray(np.load(folder.label(name), mmap_mode="r", allow_pickle=False))
         with folder.open_input(name) as stream:
             array: NDArray[Any] = np.load(stream, allow_pickle=False)
     except FileNotFoundError as error:
@@ -218,7 +218,7 @@ class ArrayRows:
         """
         if folder.local_path is not None:
             return cls.of(read_array(folder, name))
-        path = folder.file_path(name)
+        path = folder.label(name)
         try:
             with folder.open_input(name) as stream:
                 version = np.lib.format.read_magic(stream)
@@ -233,7 +233,7 @@ class ArrayRows:
         def read(start: int, stop: int) -> NDArray[Any]:
             n_bytes = (stop - start) * row_bytes
             with folder.open_input(name) as stream:
-                content = stream.read_at(n_bytes, first_byte + start * row_bytes)
+                content = _read_at(stream, path, n_bytes, first_byte + start * row_bytes)
             if len(content) != n_bytes:
                 raise DataError(f"{path}: ends before row {stop} of {shape[0]}; restore it or write the folder again")
             return np.frombuffer(content, dtype=dtype).reshape(stop - start, *shape[1:])
@@ -301,3 +301,11 @@ def _write_numbers(stream: "pa.NativeFile", array: NDArray[Any]) -> None:
 
 def _tail(shape: tuple[int, ...]) -> str:
     return "".join(f", {length}" for length in shape[1:])
+
+
+def _read_at(stream: Any, path: str, n_bytes: int, first_byte: int) -> bytes:
+    """Read bytes from a place in a file on an object store."""
+    try:
+        return bytes(stream.read_at(n_bytes, first_byte))
+    except OSError as error:
+        raise DataError(f"{path}: reading was broken off ({error}); try again") from error

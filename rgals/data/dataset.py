@@ -67,7 +67,7 @@ class Dataset:
         return self._location
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Dataset.open, (self._location,)
+        return _open_same, (self._location, self.fingerprint)
 
     def __repr__(self) -> str:
         return (
@@ -239,7 +239,7 @@ class Dataset:
             and entries.columns.max() < n_columns
         ):
             raise DataError(
-                f"{self._folder.file_path(name)}: expected ascending rows from {row_range[0]} to {row_range[1] - 1} "
+                f"{self._folder.label(name)}: expected ascending rows from {row_range[0]} to {row_range[1] - 1} "
                 f"and columns below {n_columns}, found others; restore it or ingest again"
             )
         return entries
@@ -248,7 +248,7 @@ class Dataset:
         self._verify(name)
         ids = IdDictionary.read(self._folder, name)
         if len(ids) != n_rows:
-            raise DataError(f"{self._folder.file_path(name)}: expected {n_rows} ids, found {len(ids)}; ingest again")
+            raise DataError(f"{self._folder.label(name)}: expected {n_rows} ids, found {len(ids)}; ingest again")
         return ids
 
     def _verify(self, name: str) -> None:
@@ -267,6 +267,17 @@ def _concatenate(parts: list[SortedEntries]) -> SortedEntries:
         None if weights[0] is None else np.concatenate(weights),
         None if times[0] is None else np.concatenate(times),
     )
+
+
+def _open_same(location: str | Path | Folder, fingerprint: str) -> Dataset:
+    """Open a dataset in another process, and make sure that it finds the same one there."""
+    dataset = Dataset.open(location)
+    if dataset.fingerprint != fingerprint:
+        raise DataError(
+            f"{dataset._folder}: expected dataset {fingerprint[:12]}, found {dataset.fingerprint[:12]} on this machine; "
+            "every node must see the same folder, and it must not be replaced while it is in use"
+        )
+    return dataset
 
 
 def _compress(entries: SortedEntries, start: int, stop: int, n_columns: int) -> InteractionRows:

@@ -11,6 +11,7 @@ from rgals.data.dataset import Dataset
 from rgals.data.ids import IdKind
 from rgals.data.ledger import Ledger
 from rgals.data.splits import SplitRule
+from rgals.data.storage import redact
 from rgals.names import Offsets, Part, Side
 
 __all__ = [
@@ -189,7 +190,7 @@ def describe(dataset: Dataset, progress: Callable[[int, int], None] | None = Non
         )
     n_pairs = dataset.n_users * dataset.n_items
     return DatasetDescription(
-        location=str(dataset.location),
+        location=redact(str(dataset.location)),
         fingerprint=dataset.fingerprint,
         n_bytes=dataset.n_bytes,
         n_users=dataset.n_users,

@@ -178,7 +178,7 @@ class IdDictionary:
         DataError
             If the file is missing, not readable, or does not hold sorted unique ids.
         """
-        path = folder.file_path(name)
+        path = folder.label(name)
         try:
             with folder.open_input(name) as stream:
                 column = pq.read_table(stream, columns=[_COLUMN]).column(0)

@@ -195,7 +195,7 @@ def read_entry_file(folder: Folder, name: str, schema: FileSchema, n_entries: in
     DataError
         If it is missing or not readable, or has other columns or another number of entries.
     """
-    path = folder.file_path(name)
+    path = folder.label(name)
     try:
         with folder.open_input(name) as stream:
             table = pq.read_table(stream)

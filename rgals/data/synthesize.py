@@ -22,7 +22,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from rgals.data.storage import Folder, new_folder, resolve_location, write_manifest
+from rgals.data.storage import Folder, new_folder, redact, resolve_location, write_manifest
 from rgals.data.synthesize_kernels import (
     PERIOD_S,
     Catalog,
@@ -199,7 +199,7 @@ def synthesize(
     top = max(1, options.n_items // 100)
     head = np.partition(tally.item_counts, options.n_items - top)[-top:]
     return SynthesisSummary(
-        location=os.fspath(output),
+        location=redact(os.fspath(output)),
         n_users=options.n_users,
         n_items_used=int(np.count_nonzero(tally.item_counts)),
         n_interactions=tally.done,

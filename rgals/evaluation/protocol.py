@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from rgals.data.dataset import Dataset
+from rgals.data.storage import redact
 from rgals.errors import InputError
 from rgals.names import BoolArray, Factors, Offsets, Part
 from rgals.numerics.ranking import Gains
@@ -154,9 +155,8 @@ class EvaluatedUsers:
         held_out = dataset.read_part(part)
         user_rows = np.flatnonzero(held_out.degrees).astype(np.int64)
         if not user_rows.size:
-            raise InputError(
-                f"{dataset.location}: the part {part!r} has no interactions; ingest with a split that fills it"
-            )
+            where = redact(str(dataset.location))
+            raise InputError(f"{where}: the part {part!r} has no interactions; ingest with a split that fills it")
         fold_in_part = _FOLD_IN_PARTS[part]
         if dataset.has_part(fold_in_part):
             every_fold_in = dataset.read_part(fold_in_part)

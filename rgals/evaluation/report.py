@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import pyarrow.fs as pafs
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from rgals.data.storage import replace_file, resolve_location
+from rgals.data.storage import redact, replace_file, resolve_location
 from rgals.errors import DataError, FormatVersionError, InputError, OutputExistsError
 from rgals.evaluation.protocol import ColdUsers
 from rgals.names import Part
@@ -203,7 +203,7 @@ def check_report_path(location: str | Path, overwrite: bool) -> Path:
     """
     filesystem, text = resolve_location(location)
     if not isinstance(filesystem, pafs.LocalFileSystem):
-        raise InputError(f"{location}: reports are written to local disks; choose a local path")
+        raise InputError(f"{redact(str(location))}: reports are written to local disks; choose a local path")
     path = Path(text)
     if path.suffix != ".json":
         if path.exists() and not path.is_dir():

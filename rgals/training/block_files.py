@@ -160,7 +160,7 @@ def _read_block(shared: tuple[Folder, int], pieces: list[_Piece], context: Worke
         array = read_array(folder, piece.name)
         if array.dtype != np.float32 or array.ndim != 2 or array.shape[1] != n_factors or piece.stop > len(array):
             raise DataError(
-                f"{folder.file_path(piece.name)}: expected float32 rows of {n_factors} factors, at least {piece.stop}, "
+                f"{folder.label(piece.name)}: expected float32 rows of {n_factors} factors, at least {piece.stop}, "
                 f"found {array.dtype} of shape {array.shape}; remove the checkpoint and resume again"
             )
         parts.append(array[piece.start : piece.stop])
