@@ -1,0 +1,1 @@
+"""Training on a real cluster of several nodes, while things go wrong."""
