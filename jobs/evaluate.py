@@ -1,5 +1,6 @@
 """``rgals evaluate``: a model's ranking metrics on held-out interactions, beside baselines."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Annotated
@@ -11,21 +12,32 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.console import progress_bar
+from jobs.executor_options import (
+    AddressOption,
+    ExecutorOption,
+    ThreadsOption,
+    WorkerCpusOption,
+    WorkersOption,
+    read_executor_options,
+)
 from rgals.artifact.model import Model
 from rgals.baselines.implicit_als import IalsOptions, fit_ials
 from rgals.baselines.model import FittedBaseline
 from rgals.baselines.simple import fit_popularity, fit_random
 from rgals.data.dataset import Dataset
-from rgals.errors import InputError
+from rgals.errors import InputError, RgalsError
 from rgals.evaluation.alignment import AlignedModel, align_model
 from rgals.evaluation.evaluator import evaluate as evaluate_models
 from rgals.evaluation.per_user import per_user_path, write_per_user
-from rgals.evaluation.protocol import EvaluationOptions
+from rgals.evaluation.protocol import EvaluationOptions, ScoringModel
 from rgals.evaluation.report import Measurement, Report, check_report_path, write_report
+from rgals.execution import open_executor
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "main"]
 
 _BASELINES = ("popularity", "random", "ials")
+_OBJECT_STORE_SPARE_BYTES = 64 << 20
+"""For the blocks of users under way."""
 _SHOWN_FIRST = ("ndcg", "recall", "precision", "map", "mrr", "hit_rate", "coverage", "gini")
 
 
@@ -66,17 +78,23 @@ def evaluate(
     ials_reg: Annotated[float, typer.Option(help="Ridge of the iALS baseline (implicit's regularization).")] = 0.01,
     ials_alpha: Annotated[float, typer.Option(help="Confidence of an observed entry in the iALS baseline.")] = 1.0,
     ials_sweeps: Annotated[int, typer.Option(help="Sweeps of the iALS baseline (implicit's iterations).")] = 15,
-    threads: Annotated[int | None, typer.Option(help="Threads to use.", show_default="every processor")] = None,
+    executor: ExecutorOption = "in-process",
+    threads: ThreadsOption = None,
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    worker_cpus: WorkerCpusOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing report.")] = False,
 ) -> None:
     """Rank all items for every user with held-out interactions and report NDCG, Recall, Precision, MAP, MRR, HitRate.
 
-    The report holds means with bootstrap intervals; docs/metrics.md and docs/report-schema.md explain it.
+    The report holds means with bootstrap intervals; docs/metrics.md and docs/report-schema.md explain it. Its numbers
+    do not depend on the executor. Baselines are fitted in this process.
     """
     path = check_report_path(output, overwrite)
     options = _read_options(k, part, gains, not rank_validation, cold_users, bootstrap, seed)
     if threads is not None and threads < 1:
         raise InputError(f"--threads: expected at least 1, found {threads}; leave it out to use every processor")
+    where = read_executor_options(executor, threads, address, workers, worker_cpus)
     wanted = _read_baselines(baselines)
     opened, data = Model.open(model), Dataset.open(dataset)
     shown_name = name or PurePosixPath(opened.location).name
@@ -84,9 +102,13 @@ def evaluate(
         raise InputError(f"the model and a baseline are both called {shown_name!r}; give the model another --name")
     aligned = _align(opened, data, shown_name)
     ials = _read_ials(ials_factors or opened.n_factors, ials_reg, ials_alpha, ials_sweeps, seed)
-    fitted = _fit_baselines(wanted, data, ials, seed, threads)
-    with progress_bar("ranking all items for the held-out users") as progress:
-        found = evaluate_models([aligned, *fitted], data, options, n_threads=threads, progress=progress)
+    # The items of a model and of the one before it.
+    needed_bytes = 2 * aligned.item_factors.nbytes + _OBJECT_STORE_SPARE_BYTES
+    with open_executor(where, needed_object_store_bytes=needed_bytes) as workforce:
+        fitted = _fit_baselines(wanted, data, ials, seed, threads)
+        with progress_bar("ranking all items for the held-out users") as progress:
+            models: list[ScoringModel] = [aligned, *fitted]
+            found = evaluate_models(models, data, options, n_threads=threads, executor=workforce, progress=progress)
     if per_user:
         write_per_user(found, data.user_ids, per_user_path(path))
     write_report(found.report, path)
@@ -95,6 +117,15 @@ def evaluate(
     console.print(f"Wrote {path}", markup=False, highlight=False, soft_wrap=True)
     if per_user:
         console.print(f"Wrote {per_user_path(path)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command on its own, as ``python -m jobs.evaluate``; a known error gives exit code 1."""
+    try:
+        typer.run(evaluate)
+    except RgalsError as error:
+        print(f"rgals: error: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _read_options(
@@ -231,3 +262,7 @@ def _cell(measured: Measurement) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "undefined" if value is None else format(value, form)
+
+
+if __name__ == "__main__":
+    main()

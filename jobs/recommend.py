@@ -12,15 +12,27 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.console import progress_bar
+from jobs.executor_options import (
+    AddressOption,
+    ExecutorOption,
+    ThreadsOption,
+    WorkerCpusOption,
+    WorkersOption,
+    read_executor_options,
+)
 from rgals.artifact.batch import recommend_all
 from rgals.artifact.model import Model
+from rgals.artifact.output_file import check_output_file
 from rgals.artifact.recommend import Fallback, Recommendations
-from rgals.errors import InputError
+from rgals.errors import InputError, RgalsError
+from rgals.execution import ExecutorOptions, open_executor
 
-__all__ = ["recommend"]
+__all__ = ["main", "recommend"]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", re.IGNORECASE)
 _PREFIXES = "KMGT"
+_RESULT_BYTES = 16
+"""Of one ranked item that a worker sends: row and score, in the object stores of both."""
 
 
 def recommend(
@@ -55,9 +67,18 @@ def recommend(
     memory_budget: Annotated[
         str, typer.Option(metavar="SIZE", help="Memory for the lists under way with --all, such as 500MB or 1GiB.")
     ] = "1GiB",
+    executor: ExecutorOption = "in-process",
+    threads: ThreadsOption = None,
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    worker_cpus: WorkerCpusOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --output file.")] = False,
 ) -> None:
-    """Recommend items: to users by id, to a new user by history, or to all users into a Parquet file."""
+    """Recommend items: to users by id, to a new user by history, or to all users into a Parquet file.
+
+    The options of execution are those of --all; its file is the same whoever ranks. Workers on other
+    nodes open MODEL themselves.
+    """
     chosen = [name for name, value in (("--user", user), ("--history", history), ("--all", is_all)) if value]
     if len(chosen) != 1:
         raise InputError(f"expected one of --user, --history and --all, found {' and '.join(chosen) or 'none of them'}")
@@ -65,10 +86,13 @@ def recommend(
         raise InputError("--all needs --output FILE.parquet, and --output needs --all")
     if is_all and (fallback != "none" or as_json):
         raise InputError("--all writes a file: --fallback and --json do not apply; leave them out")
+    where = read_executor_options(executor, threads, address, workers, worker_cpus)
+    if not is_all and where != ExecutorOptions():
+        raise InputError("--executor, --threads, --address, --workers and --worker-cpus need --all; leave them out")
     opened = Model.open(model)
     if output is not None:
         budget = _parse_size(memory_budget)
-        _write_all(opened, output, k, budget, not include_seen, exclude or [], overwrite)
+        _write_all(opened, output, k, budget, not include_seen, exclude or [], where, overwrite)
         return
     checked = _check_fallback(fallback)
     if history:
@@ -86,11 +110,32 @@ def recommend(
         _print_tables(answers)
 
 
+def main() -> None:
+    """Run the command on its own, as ``python -m jobs.recommend``; a known error gives exit code 1."""
+    try:
+        typer.run(recommend)
+    except RgalsError as error:
+        print(f"rgals: error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
 def _write_all(
-    model: Model, output: str, k: int, budget_bytes: int, exclude_seen: bool, exclude: list[str], overwrite: bool
+    model: Model,
+    output: str,
+    k: int,
+    budget_bytes: int,
+    exclude_seen: bool,
+    exclude: list[str],
+    where: ExecutorOptions,
+    overwrite: bool,
 ) -> None:
+    check_output_file(output, overwrite)
     started = time.monotonic()
-    with progress_bar("recommending to users") as report:
+    needed_bytes = min(budget_bytes, _RESULT_BYTES * k * model.n_users)
+    with (
+        open_executor(where, needed_object_store_bytes=needed_bytes) as workforce,
+        progress_bar("recommending to users") as report,
+    ):
         summary = recommend_all(
             model,
             output,
@@ -98,6 +143,7 @@ def _write_all(
             memory_budget_bytes=budget_bytes,
             exclude_seen=exclude_seen,
             exclude=exclude,
+            executor=workforce,
             overwrite=overwrite,
             progress=report,
         )
@@ -110,7 +156,7 @@ def _write_all(
         ("rows", f"{summary.n_rows:,}"),
         ("lists by popularity", f"{summary.n_popular:,}"),
         (f"lists shorter than {k}", f"{summary.n_exhausted:,}"),
-        ("users at a time", f"{summary.tile_users:,}"),
+        ("users in a row group", f"{summary.tile_users:,}"),
         ("seconds", f"{seconds:.1f}"),
     )
     for name, value in rows:
@@ -190,3 +236,7 @@ def _check_fallback(text: str) -> Fallback:
     if text == "popular":
         return "popular"
     raise InputError(f"--fallback: expected 'none' or 'popular', found {text!r}")
+
+
+if __name__ == "__main__":
+    main()

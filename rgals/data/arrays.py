@@ -175,7 +175,7 @@ def read_array(folder: Folder, name: str) -> NDArray[Any]:
     try:
         if folder.local_path is not None:
             # asarray drops the memmap subclass, which would otherwise spread to every result.
-            return np.asarray(np.load(folder.label(name), mmap_mode="r", allow_pickle=False))
+            return np.asarray(np.load(folder.file_path(name), mmap_mode="r", allow_pickle=False))
         with folder.open_input(name) as stream:
             array: NDArray[Any] = np.load(stream, allow_pickle=False)
     except FileNotFoundError as error:

@@ -1,6 +1,9 @@
 """``rgals evaluate``: a model beside baselines, from the command line to the report."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +185,32 @@ def test_two_runs_give_the_same_numbers_on_any_number_of_threads(folders: tuple[
     assert documents[0] == documents[1]
 
 
+def run_alone(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Run the command as a program of its own, as a Ray job does."""
+    command = [sys.executable, "-m", "jobs.evaluate", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+
+
+def test_the_report_from_ray_workers_is_that_of_one_process(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    model, dataset = folders
+    options = (model, "-d", dataset, "--baselines", "popularity,ials", "--bootstrap", 20)
+    run(*options, "-o", tmp_path / "here.json")
+    found = run_alone(*options, "-o", tmp_path / "ray.json", "--executor", "ray", "--workers", 2, "--worker-cpus", 1)
+    assert found.returncode == 0, found.stderr
+    documents = [json.loads((tmp_path / name).read_text()) for name in ("here.json", "ray.json")]
+    for section in (section for document in documents for section in document["models"]):
+        del section["evaluate_s"], section["train_s"]
+    assert documents[0]["models"][0]["metrics"]["ndcg@10"]["mean"] > 0
+    assert documents[0] == documents[1]
+
+
+def test_a_known_error_of_the_program_is_one_line_and_exit_code_one(tmp_path: Path) -> None:
+    found = run_alone(tmp_path / "model", "-d", tmp_path / "d", "-o", tmp_path / "r.json")
+    assert (found.returncode, found.stdout) == (1, "")
+    assert found.stderr.startswith("rgals: error: ")
+    assert found.stderr.count("\n") == 1
+
+
 def test_validation_can_be_evaluated_and_graded_gains_chosen(folders: tuple[Path, Path], tmp_path: Path) -> None:
     model, dataset = folders
     run(model, "-d", dataset, "-o", tmp_path / "r.json", "--part", "validation", "--gains", "graded", "--bootstrap", 0)
@@ -226,6 +255,8 @@ def test_an_existing_report_is_kept_unless_it_may_be_replaced(folders: tuple[Pat
         (("--gains", "cubic"), "--gains"),
         (("--bootstrap", "-1"), "--bootstrap"),
         (("--threads", "0"), "--threads"),
+        (("--workers", "2"), "workers: only for executor ray"),
+        (("--executor", "ray", "--threads", "2"), "threads: only for executor in-process"),
         (("--baselines", "popularity,bpr"), "--baselines: .* found 'bpr'"),
         (("--baselines", "ials", "--ials-reg", "-1"), "--ials-reg"),
         (("--baselines", "ials", "--ials-sweeps", "0"), "--ials-sweeps"),

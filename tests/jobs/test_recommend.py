@@ -140,6 +140,26 @@ def test_all_users_are_written_to_a_file(model, tmp_path):
     assert pq.read_table(output).num_rows == 5 * model.n_users
 
 
+def test_the_file_of_all_users_is_the_same_from_ray_workers_and_any_number_of_threads(tmp_path):
+    model = Parts(9, 12, 3, empty_users=(4,)).write(tmp_path / "model")
+    for threads in (1, 2):
+        run(model.location, "--all", "-k", 3, "--output", tmp_path / str(threads), "--threads", threads)
+    options = ["--all", "-k", "3", "--output", "ray", "--executor", "ray", "--workers", "2", "--worker-cpus", "1"]
+    command = [sys.executable, "-m", "jobs.recommend", model.location, *options]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=os.environ)
+    assert result.returncode == 0, result.stderr
+    assert len({(tmp_path / name).read_bytes() for name in ("1", "2", "ray")}) == 1
+
+
+def test_an_output_in_the_way_is_found_before_a_cluster_is_asked(model, tmp_path):
+    (tmp_path / "x.parquet").write_text("PAR1")
+    with pytest.raises(RgalsError, match="exists already"):
+        run(
+            model.location, "--all", "--output", tmp_path / "x.parquet",
+            "--executor", "ray", "--address", "127.0.0.1:1",
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -152,6 +172,10 @@ def test_all_users_are_written_to_a_file(model, tmp_path):
         (["--all", "--output", "x.parquet", "--fallback", "popular"], "--fallback and --json do not apply"),
         (["--all", "--output", "x.parquet", "--memory-budget", "much"], "expected a size such as 500MB or 1GiB"),
         (["--all", "--output", "x.parquet", "--memory-budget", "1"], "do not hold the list of one user"),
+        (["--user", "a", "--executor", "ray"], "--worker-cpus need --all; leave them out"),
+        (["--history", "a", "--threads", "2"], "--worker-cpus need --all; leave them out"),
+        (["--all", "--output", "x.parquet", "--workers", "2"], "workers: only for executor ray"),
+        (["--all", "--output", "x.parquet", "--executor", "dask"], "expected in-process or ray, found 'dask'"),
         (["--user", "a", "-k", "0"], "k: expected an integer from 1 to 12"),
     ],
 )
@@ -220,5 +244,7 @@ def test_known_errors_exit_with_one_and_a_single_line(tmp_path, damage):
 def test_help_names_every_option():
     output = CliRunner().invoke(APP, ["--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
     for option in ("--user", "--history", "--all", "--output", "--exclude", "--include-seen", "--fallback", "--json"):
+        assert option in output
+    for option in ("--executor", "--address", "--workers", "--worker-cpus", "--threads"):
         assert option in output
     assert Path(job.__file__).name == "recommend.py"
