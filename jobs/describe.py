@@ -34,8 +34,10 @@ def describe(
     """Show a dataset's counts, parts, degree distributions and ledger, and verify its files."""
     if picture is not None and picture.exists() and not overwrite:
         raise OutputExistsError(f"{picture}: exists already; choose another file or pass --overwrite")
+    opened = Dataset.open(dataset)
+    opened.verify()
     with progress_bar("reading interactions") as report:
-        description = describe_dataset(Dataset.open(dataset), report)
+        description = describe_dataset(opened, report)
     if picture is not None:
         replace_file(picture, draw_degrees(description))
     if as_json:
