@@ -10,7 +10,10 @@ from rgals.names import Side
 from rgals.numerics.pairwise import BLOCK_ROWS
 from rgals.numerics.sparse import InteractionRows
 
-__all__ = ["InMemoryInteractions", "InteractionSource", "ShardRange", "plan_shards"]
+__all__ = ["ROW_COST", "InMemoryInteractions", "InteractionSource", "ShardRange", "plan_shards"]
+
+ROW_COST = 10
+"""Work of a half-step on a row beside its interactions, counted in interactions; measured, see decision 0009."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,9 @@ class InteractionSource(Protocol):
 
 
 def plan_shards(degrees: "np.ndarray[tuple[int], np.dtype[np.int64]]", n_shards: int) -> tuple[ShardRange, ...]:
-    """Divide the rows into consecutive ranges of about equally many interactions.
+    """Divide the rows into consecutive ranges of about equal work.
+
+    A row counts as `ROW_COST` interactions: it is rotated, summed and stored, however few it has.
 
     Parameters
     ----------
@@ -82,9 +87,8 @@ def plan_shards(degrees: "np.ndarray[tuple[int], np.dtype[np.int64]]", n_shards:
     n_rows = degrees.size
     block_starts = np.arange(0, max(n_rows, 1), BLOCK_ROWS)
     cumulative = np.concatenate([[0], np.cumsum(degrees, dtype=np.int64)])
-    # A row without interactions costs something too: its factors are stored and multiplied.
-    cost_before = cumulative[block_starts] + block_starts
-    total_cost = int(cumulative[-1]) + n_rows
+    cost_before = cumulative[block_starts] + ROW_COST * block_starts
+    total_cost = int(cumulative[-1]) + ROW_COST * n_rows
     targets = total_cost * np.arange(1, min(n_shards, block_starts.size)) / min(n_shards, block_starts.size)
     nearest = np.unique(np.searchsorted(cost_before, targets))
     starts = [0, *(int(block_starts[i]) for i in nearest if 0 < i < block_starts.size)]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rgals.data.shards import InMemoryInteractions, ShardRange, plan_shards
+from rgals.data.shards import ROW_COST, InMemoryInteractions, ShardRange, plan_shards
 from rgals.numerics.pairwise import BLOCK_ROWS
 from rgals.numerics.sparse import InteractionRows
 
@@ -37,11 +37,11 @@ def test_a_plan_covers_each_row_once_in_order_from_block_starts(degrees, n_shard
 @given(degree_lists(), st.integers(1, 12))
 def test_no_shard_costs_more_than_its_share_and_two_blocks(degrees, n_shards):
     plan = plan_shards(degrees, n_shards)
-    blocks = [degrees[start : start + BLOCK_ROWS].sum() + BLOCK_ROWS for start in range(0, degrees.size, BLOCK_ROWS)]
+    costs = degrees + ROW_COST
+    blocks = [costs[start : start + BLOCK_ROWS].sum() for start in range(0, degrees.size, BLOCK_ROWS)]
     n_wanted = min(n_shards, max(len(blocks), 1))
-    share = (degrees.sum() + degrees.size) / n_wanted
     for shard in plan:
-        assert shard.n_interactions + shard.n_rows <= share + 2 * max(blocks, default=0)
+        assert costs[shard.start : shard.stop].sum() <= costs.sum() / n_wanted + 2 * max(blocks, default=0)
 
 
 def test_even_rows_give_the_wanted_number_of_even_shards():
@@ -56,6 +56,14 @@ def test_busy_rows_share_their_shard_with_few():
     degrees[:BLOCK_ROWS] = 1000
     plan = plan_shards(degrees, 2)
     assert (plan[0].start, plan[0].stop) == (0, BLOCK_ROWS)
+
+
+def test_many_idle_rows_weigh_as_much_as_few_busy_ones():
+    # One block with 50 times the row cost in interactions, 52 blocks without any: cut in the middle of the work.
+    degrees = np.zeros(53 * BLOCK_ROWS, dtype=np.int64)
+    degrees[:BLOCK_ROWS] = 50 * ROW_COST
+    plan = plan_shards(degrees, 2)
+    assert [shard.stop // BLOCK_ROWS for shard in plan] == [2, 53]
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, BLOCK_ROWS])
