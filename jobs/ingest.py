@@ -13,10 +13,19 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.console import progress_bar
+from jobs.executor_options import (
+    AddressOption,
+    ExecutorOption,
+    WorkerCpusOption,
+    WorkersOption,
+    read_executor_options,
+)
 from rgals.data.dataset import Dataset
 from rgals.data.ingest import IngestOptions, ProgressCallback
 from rgals.data.ingest import ingest as write_dataset
+from rgals.data.storage import redact
 from rgals.errors import InputError
+from rgals.execution import Executor, ExecutorOptions, open_executor
 
 __all__ = ["ingest"]
 
@@ -29,7 +38,7 @@ _STAGES = {
     "merge": "merging duplicates, bucket",
     "filter": "core filter, round",
     "split": "splitting, bucket",
-    "write": "writing shards",
+    "write": "writing shards, interaction",
 }
 
 
@@ -152,6 +161,19 @@ def ingest(
     shards: Annotated[
         int | None, typer.Option(help="Shards on each side; by size when left out.", show_default=False)
     ] = None,
+    executor: ExecutorOption = "in-process",
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    worker_cpus: WorkerCpusOption = None,
+    scratch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where temporary files go; workers on several machines need a volume that all of them share.",
+            show_default="beside a local output",
+            rich_help_panel="Execution",
+        ),
+    ] = None,
 ) -> None:
     """Turn raw events into a dataset: check, merge duplicates, filter, split, and write sorted shards."""
     rule = {
@@ -189,12 +211,30 @@ def ingest(
         seed=seed,
         n_shards=shards,
     )
-    with _ending_on_sigterm(), _stage_progress() as progress:
+    where = read_executor_options(executor, None, address, workers, worker_cpus)
+    with _ending_on_sigterm(), _runner(where) as runner, _stage_progress() as progress:
         dataset = write_dataset(
-            train_sources, output, options, test_sources=test_sources, overwrite=overwrite, progress=progress
+            train_sources,
+            output,
+            options,
+            test_sources=test_sources,
+            overwrite=overwrite,
+            progress=progress,
+            runner=runner,
+            scratch=scratch,
         )
     _print_summary(dataset, output)
-    typer.echo(f"Next: rgals train {output} --output MODEL")
+    typer.echo(f"Next: rgals train {redact(output)} --output MODEL")
+
+
+@contextmanager
+def _runner(where: ExecutorOptions) -> Iterator[Executor | None]:
+    """Open what runs the tasks; None, this process itself, shows its progress in finer steps."""
+    if where.kind == "in-process":
+        yield None
+        return
+    with open_executor(where) as executor:
+        yield executor
 
 
 def _choose_sources(sources: list[str], train: list[str], test: list[str], split: str) -> tuple[list[str], list[str]]:
@@ -270,7 +310,7 @@ def _ending_on_sigterm() -> Iterator[None]:
 
 def _print_summary(dataset: Dataset, output: str) -> None:
     manifest = dataset.manifest
-    typer.echo(f"Dataset {output}")  # not the table's title, which would wrap a long path
+    typer.echo(f"Dataset {redact(output)}")  # not the table's title, which would wrap a long path
     table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")

@@ -58,6 +58,7 @@ BELOW_CORE = "user or item below the core"
 _ROWS_PER_BUCKET = 500_000
 _LEAST_ROWS_PER_BUCKET = 50_000
 _BUCKETS_PER_WORKER = 4
+_QUARANTINE_ROWS = 1 << 16
 _MOST_BUCKETS = 512  # with more, the batches of a bucket become small
 
 
@@ -309,10 +310,11 @@ def _write_dataset(
 
 
 def _write_quarantine(staged: Folder, rejects: Sequence[Path]) -> None:
-    """Gather the rejected rows of all map tasks in one file; none, no file."""
+    """Gather the rejected rows of all map tasks in one file, in the order of the sources; none, no file."""
     paths = [path for path in rejects if path.exists()]
     if not paths:
         return
+    waiting: list[pa.RecordBatch] = []
     with (
         staged.open_output(QUARANTINE_NAME) as output,
         pa.parquet.ParquetWriter(output, REJECTS_SCHEMA, compression="zstd") as writer,
@@ -320,7 +322,23 @@ def _write_quarantine(staged: Folder, rejects: Sequence[Path]) -> None:
         for path in paths:
             with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
                 for batch in stream:
-                    writer.write_batch(batch)
+                    waiting.append(batch)
+                    if sum(map(len, waiting)) >= _QUARANTINE_ROWS:
+                        waiting = _write_groups(writer, waiting, _QUARANTINE_ROWS)
+        _write_groups(writer, waiting, 1)
+
+
+def _write_groups(
+    writer: "pa.parquet.ParquetWriter", batches: list[pa.RecordBatch], least: int
+) -> list[pa.RecordBatch]:
+    """Write row groups that do not depend on how rows came in batches; give the rows that wait for more."""
+    table = pa.Table.from_batches(batches, schema=REJECTS_SCHEMA)
+    start = 0
+    while table.num_rows - start >= least:
+        writer.write_table(table.slice(start, _QUARANTINE_ROWS).combine_chunks())
+        start += _QUARANTINE_ROWS
+    rest: list[pa.RecordBatch] = table.slice(start).to_batches()
+    return rest
 
 
 def _name_files(files: list[SourceFile]) -> str:

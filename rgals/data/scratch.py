@@ -201,7 +201,8 @@ def _remove_leftovers(above: Path, name: str, output: Folder) -> None:
             if found[0] is None or found != (_boot_id(), str(output)):
                 continue
             local = output.local_path
-            if local is not None and isinstance(staged, str) and staged.startswith(f".{name}.partial-"):
+            is_ours = isinstance(staged, str) and staged.startswith(f".{name}.partial-") and "/" not in staged
+            if local is not None and is_ours:
                 _remove(local.with_name(staged))
             _remove(path)
             logger.warning("%s: removed, left behind by an ingest that was killed", path)

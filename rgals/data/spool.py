@@ -254,8 +254,9 @@ def spool_pieces(plan: SpoolPlan, task: SpoolTask, _context: Any = None) -> "Spo
             )
             for raw in batches:
                 batch = parse_events(raw, piece.source.path, options)
-                _note_batch(summary, piece.source, batch, options)
-                rejects.write(batch.rejects)
+                in_order = sorted(batch.rejects, key=lambda reject: reject.row)
+                _note_batch(summary, piece.source, batch, in_order, options)
+                rejects.write(in_order)
                 if batch.rows.size:
                     bucket_of_row = (batch.users.hashes % np.uint64(plan.n_buckets)).astype(np.uint16)
                     spool.write(bucket_of_row, _record_batch(schema, piece.source, batch))
@@ -287,16 +288,17 @@ def _index_path(path: Path) -> Path:
     return path.with_suffix(".index.npy")
 
 
-def _note_batch(summary: SpoolSummary, source: SourceFile, batch: EventBatch, options: IngestOptions) -> None:
+def _note_batch(
+    summary: SpoolSummary, source: SourceFile, batch: EventBatch, rejects: list[Reject], options: IngestOptions
+) -> None:
     summary.n_read += batch.n_read
     add_counts(summary.dropped, {BELOW_MINIMUM: batch.n_below_minimum})
-    for reject in batch.rejects:
+    for reject in rejects:
         summary.rejected[reject.reason] = summary.rejected.get(reject.reason, 0) + 1
         summary.first_rejects.setdefault(reject.reason, reject)
-    if batch.rejects and options.reject_limit == 0:
-        first = min(batch.rejects, key=lambda reject: reject.row)
+    if rejects and options.reject_limit == 0:
         raise InputError(
-            f"{first.describe()}; repair the file, or pass --reject-limit 0.01 to keep up to 1% of such rows "
+            f"{rejects[0].describe()}; repair the file, or pass --reject-limit 0.01 to keep up to 1% of such rows "
             "in the dataset's quarantine file instead"
         )
     summary.users_can_be_int64 &= bool(batch.users.can_be_int64.all())

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from jobs import ingest as command
 from rgals.data.dataset import Dataset
 from rgals.errors import InputError, OutputExistsError
+from rgals.execution import ExecutorOptions, InProcessExecutor
 
 ROWS = ["user,item,stars,when", *(f"u{n % 5},i{n % 7},{n % 5 + 1},2020-01-{n + 1:02}" for n in range(30))]
 COLUMNS = ("--user-column", "user", "--item-column", "item")
@@ -137,6 +138,38 @@ def test_an_output_is_needed_and_not_replaced_unasked(events, tmp_path):
     assert run(events, *COLUMNS, "-o", tmp_path / "d").exit_code == 0
     assert isinstance(error_of(events, *COLUMNS, "-o", tmp_path / "d"), OutputExistsError)
     assert run(events, *COLUMNS, "-o", tmp_path / "d", "--overwrite").exit_code == 0
+
+
+def test_the_executor_and_the_scratch_folder_are_those_asked_for(events, tmp_path, monkeypatch):
+    seen = []
+
+    class Recorder(InProcessExecutor):
+        def map_ordered(self, function, shared, tasks, **options):
+            seen.append(function.__name__)
+            assert len(list((tmp_path / "scratch").iterdir())) == 1
+            return super().map_ordered(function, shared, tasks, **options)
+
+        def close(self):
+            seen.append("closed")
+
+    def open_executor(options):
+        seen.append(options)
+        return Recorder()
+
+    monkeypatch.setattr(command, "open_executor", open_executor)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    arguments = (events, "-o", tmp_path / "d", *COLUMNS, "--scratch", tmp_path / "scratch")
+    assert run(*arguments, "--overwrite").exit_code == 0
+    assert seen == []  # this process needs no executor
+    result = run(*arguments, "--overwrite", "--executor", "ray", "--workers", 2, "--worker-cpus", 3)
+    assert result.exit_code == 0, result.output
+    assert seen[0] == ExecutorOptions("ray", workers=2, worker_cpus=3)
+    assert {"spool_pieces", "reduce_bucket", "write_file"} < set(seen[1:-1])
+    assert seen[-1] == "closed"
+    assert list((tmp_path / "scratch").iterdir()) == []
+    run(*arguments, "--overwrite", "--executor", "ray", "--address", "head:6379")
+    assert ExecutorOptions("ray", address="head:6379") in seen
+    assert "only for executor ray" in str(error_of(*arguments, "--overwrite", "--workers", 2))
 
 
 def test_a_request_to_end_leaves_nothing_behind(events, tmp_path, monkeypatch):
