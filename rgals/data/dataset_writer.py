@@ -6,7 +6,6 @@ in which interactions were added, nor of how they were cut into batches or runs,
 
 import hashlib
 import importlib.metadata
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +31,7 @@ from rgals.data.manifest import (
 )
 from rgals.data.runs import PartRun, remove_run, write_run
 from rgals.data.shard_files import Records, entry_dtype, row_ranges
-from rgals.data.shards import ShardRange, plan_shards
+from rgals.data.shards import ShardRange, default_shard_count, plan_shards
 from rgals.data.splits import PART_NAMES, SplitRule
 from rgals.data.storage import FileEntry, Folder, write_manifest
 from rgals.data.tasks import SequentialRunner, TaskRunner
@@ -41,8 +40,6 @@ from rgals.names import IntArray, Offsets, Part, Side
 
 __all__ = ["DatasetWriter"]
 
-_INTERACTIONS_PER_SHARD = 4_000_000
-_LEAST_SHARDS = 4
 _BUFFER_RECORDS = 1 << 21
 _HASH_IDS = 1 << 20
 _HASH_BYTES = 1 << 22
@@ -71,8 +68,7 @@ class DatasetWriter:
     user_ids, item_ids : IdDictionary
         The ids of the rows; rows without interactions are allowed.
     n_shards : int or None
-        Wanted number of shards on each side; None takes one for each 4 million training
-        interactions, at least 4.
+        Wanted number of shards on each side; None chooses by `rgals.data.shards.default_shard_count`.
     scratch : Path
         An empty local folder for unsorted interactions: up to 32 bytes for each, 52 with times.
 
@@ -233,7 +229,7 @@ class DatasetWriter:
     def _plan_shards(self, side: Side) -> tuple[ShardEntry, ...]:
         """Divide the training interactions of a side into shards."""
         train = self._parts["train"]
-        n_shards = self._n_shards or max(_LEAST_SHARDS, math.ceil(train.n_interactions / _INTERACTIONS_PER_SHARD))
+        n_shards = self._n_shards or default_shard_count(train.n_interactions)
         ranges: tuple[ShardRange, ...] = plan_shards(train.degrees[side], n_shards)
         return tuple(
             ShardEntry(

@@ -10,7 +10,18 @@ from rgals.names import Side
 from rgals.numerics.pairwise import BLOCK_ROWS
 from rgals.numerics.sparse import InteractionRows
 
-__all__ = ["ROW_COST", "InMemoryInteractions", "InteractionSource", "ShardRange", "plan_shards"]
+__all__ = [
+    "ROW_COST",
+    "InMemoryInteractions",
+    "InteractionSource",
+    "ShardRange",
+    "default_shard_count",
+    "plan_shards",
+]
+
+_INTERACTIONS_PER_SHARD = 1_000_000
+_LEAST_SHARDS = 4
+_MOST_SHARDS = 1024
 
 ROW_COST = 10
 """Work of a half-step on a row beside its interactions, counted in interactions; measured, see decision 0009."""
@@ -64,6 +75,23 @@ class InteractionSource(Protocol):
     def load_shard(self, side: Side, index: int) -> InteractionRows:
         """Load one shard, rows of ``side`` by columns of the other, verified against its checksum."""
         ...
+
+
+def default_shard_count(n_interactions: int) -> int:
+    """Give the number of shards of a side that nobody chose.
+
+    Parameters
+    ----------
+    n_interactions : int
+        Training interactions.
+
+    Returns
+    -------
+    int
+        One for each million, at least 4, so that a few workers are busy at the same time, and at most
+        1024, so that handing out a half-step's tasks stays cheap.
+    """
+    return min(max(_LEAST_SHARDS, -(-n_interactions // _INTERACTIONS_PER_SHARD)), _MOST_SHARDS)
 
 
 def plan_shards(degrees: "np.ndarray[tuple[int], np.dtype[np.int64]]", n_shards: int) -> tuple[ShardRange, ...]:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rgals.data.shards import ShardRange
+from rgals.data.shards import ROW_COST, ShardRange
 from rgals.execution import Block, Executor, WorkerContext
 from rgals.names import Factors, Float64Array, Offsets, Side
 from rgals.numerics.half_step import rotate
@@ -28,10 +28,6 @@ __all__ = [
     "split_side",
     "zero_side",
 ]
-
-ROW_COST = 30.0
-"""What a row costs a half-step beside its interactions, in interactions: it is rotated, stored and summed."""
-
 
 class ReadableFactors(Protocol):
     """Factors of both sides that can be read, whole or in part."""
@@ -237,7 +233,7 @@ class Layout:
     @property
     def costs(self) -> list[float]:
         """What a half-step costs for each shard, in interactions."""
-        return [shard.n_interactions + ROW_COST * shard.n_rows for shard in self.ranges]
+        return [float(shard.n_interactions + ROW_COST * shard.n_rows) for shard in self.ranges]
 
 
 def draw_side(executor: Executor, layout: Layout, n_factors: int, seed: int) -> SideFactors:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rgals.data.shards import ShardRange
+from rgals.data.shards import ShardRange, default_shard_count
 from rgals.errors import InputError
 from rgals.names import Side
 from rgals.numerics.pairwise import BLOCK_ROWS
@@ -14,8 +14,6 @@ __all__ = ["IMBALANCE", "PlanInput", "ShardShape"]
 IMBALANCE = 1.25
 """How much more than the mean the largest shard, or the fullest worker, is taken to hold."""
 
-_INTERACTIONS_PER_SHARD = 4_000_000
-_LEAST_SHARDS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +46,10 @@ class ShardShape:
         n_rows, n_interactions : int
             Of the side.
         n_shards : int or None
-            Wanted number; None: one for each 4 million interactions, at least 4. There are never more than
+            Wanted number; None: see `rgals.data.shards.default_shard_count`. There are never more than
             blocks of 512 rows.
         """
-        wanted = n_shards or max(_LEAST_SHARDS, math.ceil(n_interactions / _INTERACTIONS_PER_SHARD))
+        wanted = n_shards or default_shard_count(n_interactions)
         n_shards = min(wanted, math.ceil(n_rows / BLOCK_ROWS))
         spread = IMBALANCE if n_shards > 1 else 1.0
         rows, interactions = (min(n, math.ceil(n / n_shards * spread)) for n in (n_rows, n_interactions))
