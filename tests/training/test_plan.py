@@ -8,13 +8,12 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from rgals.data import dataset_writer
 from rgals.data.dataset import Dataset
 from rgals.data.ingest import IngestOptions, ingest
-from rgals.data.shards import InMemoryInteractions, ShardRange
+from rgals.data.shards import InMemoryInteractions, ShardRange, default_shard_count
 from rgals.errors import CapacityError, ClusterError, InputError
 from rgals.execution import ClusterStatus, NodeStatus
-from rgals.training import capacity, plan_input, plan_terms
+from rgals.training import capacity, plan_terms
 from rgals.training.capacity import Limits, check_plan, find_shortages, nearest_fits
 from rgals.training.config import TrainingConfig
 from rgals.training.plan import Plan, PlanInput, ShardShape, make_plan, plan_training
@@ -48,7 +47,7 @@ def items_of(items):
 @pytest.mark.parametrize(
     ("term", "asked", "expected"),
     [
-        ("process_bytes", None, 300_000_000),
+        ("process_bytes", None, 400_000_000),
         # 5 workers keep a quarter each: of 4 * 100,000 + 8 * 5,000 by user, of 400,000 + 16,000 by item.
         ("resident_bytes", SMALL, 110_000 + 104_000),
         ("resident_bytes", changed(has_weights=True), (800_000 + 40_000) // 4 + (800_000 + 16_000) // 4),
@@ -69,7 +68,7 @@ def items_of(items):
         ("row_bytes", SMALL, 40 * 7_000),
         ("watched_items_bytes", SMALL, 2_000 * 10 * 4),
         ("ids_bytes", SMALL, 24 * 7_000),
-        ("model_writing_bytes", SMALL, 2 * 600 * 10 * 4 + 3 * 84_800),
+        ("model_writing_bytes", SMALL, 3 * 600 * 10 * 4 + 3 * 84_800),
         ("dataset_disk_bytes", SMALL, 600_000 + 168_000),
         ("dataset_disk_bytes", changed(has_weights=True), 1_400_000 + 168_000),
         ("dataset_disk_bytes", changed(dataset_bytes=5), 0),
@@ -105,16 +104,16 @@ def test_the_busiest_worker_has_whole_shards():
 def test_a_plan_adds_up_its_terms():
     plan = make_plan(SMALL)
     assert items_of(plan.worker) == {
-        "the process itself": 300_000_000,
+        "the process itself": 400_000_000,
         "shards that it keeps": 214_000,
         "the fixed side": 200_000,
         "blocks in work": 48_000,
         "reading a shard": 312_000,
     }
-    assert plan.worker_bytes == 300_774_000
+    assert plan.worker_bytes == 400_774_000
     assert plan.block_bytes == 56_000 + 40_000 + 0 + 280_000 + 96_000
     assert plan.object_store_bytes == 1.25 * plan.block_bytes
-    assert plan.driver_bytes == 300_000_000 + 280_000 + 80_000 + 168_000 + 48_000 + 3 * 84_800
+    assert plan.driver_bytes == 400_000_000 + 280_000 + 80_000 + 168_000 + 72_000 + 3 * 84_800
     assert plan.disk_bytes == 768_000 + 840_000 + 904_000
     assert plan.node_bytes == plan.worker_bytes + plan.driver_bytes
     assert make_plan(changed(n_workers=11)).node_bytes == (
@@ -358,9 +357,8 @@ def test_numbers_that_cannot_be_are_refused(fields, message):
 
 
 def test_expected_shards_are_those_that_ingest_writes():
-    assert plan_input._INTERACTIONS_PER_SHARD == dataset_writer._INTERACTIONS_PER_SHARD
-    assert plan_input._LEAST_SHARDS == dataset_writer._LEAST_SHARDS
-    assert ShardShape.expected(10**6, 10**8) == ShardShape(25, 50_000, 5_000_000)
+    assert ShardShape.expected(10**6, 10**8) == ShardShape(100, 12_500, 1_250_000)
+    assert ShardShape.expected(10**8, 10**10).n_shards == default_shard_count(10**10) == 1024
     assert ShardShape.expected(10**6, 1000).n_shards == 4
     assert ShardShape.expected(10**6, 10**8, 10).n_shards == 10
     # A side of 600 rows has two blocks of 512, one of 60 a single one, which holds everything.
