@@ -24,6 +24,7 @@ from rgals.artifact.batch import recommend_all
 from rgals.artifact.model import Model
 from rgals.artifact.output_file import check_output_file
 from rgals.artifact.recommend import Fallback, Recommendations
+from rgals.data.storage import redact
 from rgals.errors import InputError, RgalsError
 from rgals.execution import ExecutorOptions, open_executor
 
@@ -149,7 +150,7 @@ def _write_all(
         )
     seconds = time.monotonic() - started
     console = Console()
-    console.print(f"Wrote {output}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Wrote {redact(output)}", markup=False, highlight=False, soft_wrap=True)
     table = Table(show_header=False)
     rows = (
         ("users", f"{summary.n_users:,}"),

@@ -26,9 +26,14 @@ def check_output_file(location: str | Path, overwrite: bool) -> tuple[pafs.FileS
     ------
     OutputExistsError
         If something is there and ``overwrite`` is false, or it is not a Parquet file.
+    DataError
+        If an object store cannot be reached or refuses.
     """
     filesystem, path = resolve_location(location)
-    kind = filesystem.get_file_info(path).type
+    try:
+        kind = filesystem.get_file_info(path).type
+    except OSError as error:
+        raise DataError(f"{path}: cannot be reached ({error}); check the location and its credentials") from error
     if kind == pafs.FileType.NotFound:
         return filesystem, path
     if kind != pafs.FileType.File:

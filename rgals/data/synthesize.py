@@ -187,7 +187,7 @@ def synthesize(
         raise InputError(f"n_threads: expected at least 1, found {n_threads}; leave it out to use all processors")
     threads = n_threads or available_threads()
     started_s = time.perf_counter()
-    is_file = os.fspath(output).endswith(".parquet")
+    is_file = resolve_location(output)[1].endswith(".parquet")
     if is_file:
         _check_file_output(output, overwrite)
     generator = _Generator(options)

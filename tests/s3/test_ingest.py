@@ -182,3 +182,24 @@ def test_a_key_that_is_not_known_is_one_line(store, bucket):
     assert "credentials" in found.stderr
     assert found.stderr.count("\n") == 1
     assert SECRET not in found.stderr
+
+
+def test_an_ingest_does_not_show_credentials(store, bucket):
+    def own(name):
+        return f"s3://{KEY}:{SECRET}@{bucket}/{name}?{store.options}"
+
+    found = run("ingest", own("events"), "--output", own("secretive"), "--split", "random")
+    assert SECRET not in found.output
+    assert f"s3://***@{bucket}/secretive" in found.stdout
+    keys = store.keys(f"{bucket}/secretive")
+    assert not [key for key in keys if SECRET.encode() in store.read(f"{bucket}/secretive/{key}")]
+
+
+def test_generated_events_go_to_an_object(store, bucket):
+    size = ("--users", "50", "--items", "30", "--interactions", "200")
+    place = f"s3://{KEY}:{SECRET}@{bucket}/generated.parquet?{store.options}"
+    found = run("synthesize", *size, "--output", place)
+    assert SECRET not in found.output
+    assert "generated.parquet" in store.keys(bucket)
+    with pytest.raises(OutputExistsError, match=r"generated\.parquet: exists already"):
+        run("synthesize", *size, "--output", place)
