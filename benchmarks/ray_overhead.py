@@ -33,8 +33,8 @@ def contenders(n_cpus: int) -> dict[str, list[str]]:
     ray = ["--executor", "ray", "--workers"]
     return {
         "in process": ["--threads", str(n_cpus)],
-        f"Ray, 1 worker x {n_cpus}": [*ray, "1", "--worker-cpus", str(n_cpus)],
-        f"Ray, {n_cpus} workers x 1": [*ray, str(n_cpus), "--worker-cpus", "1"],
+        f"Ray, 1 x {n_cpus}": [*ray, "1", "--worker-cpus", str(n_cpus)],
+        f"Ray, {n_cpus} x 1": [*ray, str(n_cpus), "--worker-cpus", "1"],
     }
 
 
@@ -72,8 +72,8 @@ def summarize(runs: list[dict[str, object]], first: dict[str, float] | None) -> 
 def print_table(summaries: dict[str, dict[str, float]], title: str) -> None:
     """Print medians and ratios."""
     table = Table(title=title)
-    for name in ("", "sweep, s", "solving, s", "training, s", "ratio", "command, s", "ratio "):
-        table.add_column(name, justify="left" if name == "" else "right")
+    for name in ("", "sweep s", "solving s", "training s", "ratio", "command s", "ratio "):
+        table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
     for name, values in summaries.items():
         table.add_row(
             name,

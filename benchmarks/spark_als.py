@@ -14,7 +14,8 @@ Spark runs in a process of its own (``local[threads]``), its input cached. Secon
 difference of two fits of 2 and 6 iterations, divided by 4, in a Java machine that is warm. It uses OpenBLAS
 where libblas.so.3 and liblapack.so.3 are installed (or lie in ``--native-blas``), else its Java kernels.
 
-Run it again after an interruption: trials and halves that are done are kept in ``--work``.
+Run it again after an interruption: trials and halves that are done are kept in ``--work``. With ``--trials 1
+--spark-start ALPHA,REG`` nothing is searched.
 """
 
 import argparse
@@ -46,10 +47,6 @@ from rgals.evaluation.protocol import EvaluatedUsers, EvaluationOptions
 from rgals.names import Factors
 from rgals.numerics.sparse import InteractionRows
 
-SPARK_DEFAULTS = (1.0, 0.1)
-"""Spark's alpha and regParam."""
-RGALS_DEFAULTS = (0.03, 0.1)
-"""The alpha and reg of rgals."""
 ITERATIONS = (2, 6)
 """Of the two fits whose difference is timed."""
 
@@ -178,7 +175,7 @@ def mean_ndcg(model: FittedBaseline, users: EvaluatedUsers, args: argparse.Names
 
 def choose_blocks(spark: SparkProcess, args: argparse.Namespace) -> tuple[int, dict[int, float]]:
     """Time the wanted numbers of blocks, by the difference of two short fits, and take the fastest."""
-    shared = {"rank": args.search_factors, "alpha": SPARK_DEFAULTS[0], "reg": SPARK_DEFAULTS[1], "seed": args.seed}
+    shared = {"rank": args.search_factors, "alpha": 1.0, "reg": 0.1, "seed": args.seed}
     spark.fit(**shared, iterations=2, blocks=args.spark_blocks[0])  # warms up
     seconds = {}
     for blocks in args.spark_blocks:
@@ -204,7 +201,7 @@ def run_spark(dataset: Dataset, args: argparse.Namespace) -> dict[str, Any]:
             return mean_ndcg(load_spark_model(dataset, trial_folder, args.search_factors, {}), users, args)
 
         best, trials = search(
-            SPARK_DEFAULTS, args.trials, try_out, args.work / "spark-trials.json", identity(dataset, args, "spark")
+            args.spark_start, args.trials, try_out, args.work / "spark-trials.json", identity(dataset, args, "spark")
         )
     chosen = {"rank": args.factors, "alpha": best.alpha, "reg": best.reg, "blocks": blocks, "seed": args.seed}
     load_before = os.getloadavg()[0]
@@ -264,7 +261,7 @@ def run_rgals(dataset: Dataset, args: argparse.Namespace) -> dict[str, Any]:
         return mean_ndcg(load_rgals_model(trial_folder, {}), users, args)
 
     best, trials = search(
-        RGALS_DEFAULTS, args.trials, try_out, args.work / "rgals-trials.json", identity(dataset, args, "rgals")
+        args.rgals_start, args.trials, try_out, args.work / "rgals-trials.json", identity(dataset, args, "rgals")
     )
     load_before = os.getloadavg()[0]
     folder, model = args.work / "rgals-model", (args.factors, best.alpha, best.reg)
@@ -290,7 +287,17 @@ def run_rgals(dataset: Dataset, args: argparse.Namespace) -> dict[str, Any]:
 
 def identity(dataset: Dataset, args: argparse.Namespace, side: str) -> str:
     """Say what the numbers of a half depend on."""
-    names = ["factors", "search_factors", "sweeps", "threads", "seed", "trials", "validation_users", "k"]
+    names = [
+        "factors",
+        "search_factors",
+        "sweeps",
+        "threads",
+        "seed",
+        "trials",
+        f"{side}_start",
+        "validation_users",
+        "k",
+    ]
     names += ["loss"] if side == "rgals" else ["spark_memory", "spark_blocks", "spark_java_options", "native_blas"]
     return " ".join([f"dataset={dataset.fingerprint[:12]}", *(f"{name}={getattr(args, name)}" for name in names)])
 
@@ -382,6 +389,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--loss", default="rg2", help="loss of rgals; ials is the one that Spark has")
     parser.add_argument("--trials", type=int, default=16, help="of each half's search, at most")
     parser.add_argument("--search-factors", type=int, help="factors of the trials; --factors when left out")
+    parser.add_argument("--spark-start", default="1,0.1", help="alpha and regParam of its first trial: its defaults")
+    parser.add_argument("--rgals-start", default="0.03,0.1", help="alpha and reg of its first trial: its defaults")
     parser.add_argument("--validation-users", type=int, default=10_000, help="users by whom trials are measured")
     parser.add_argument("--k", type=int, default=20, help="cutoff of NDCG")
     parser.add_argument("--repeats", type=int, default=1, help="timings of each half; medians are taken")
@@ -394,6 +403,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="where the numbers are written")
     args = parser.parse_args()
     args.search_factors = args.search_factors or args.factors
+    for name in ("spark_start", "rgals_start"):
+        alpha, reg = (float(text) for text in getattr(args, name).split(","))
+        setattr(args, name, (alpha, reg))
     args.spark_blocks = [int(text) for text in args.spark_blocks.split(",")]
     return args
 
