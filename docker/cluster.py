@@ -1,8 +1,7 @@
 """What a container does beside ``ray start``: check its health, and run a command as a member of the cluster.
 
-    cluster.py check head          exit code 0 when the head node answers and knows our token
-    cluster.py check node          exit code 0 when, beside that, this container is a node of the cluster
-    cluster.py run COMMAND ...     join as a node without CPUs, run the command, leave; gives its exit code
+    cluster.py check             exit code 0 when this container is a node of the cluster
+    cluster.py run COMMAND ...   join as a node without CPUs, run the command, leave; gives its exit code
 
 A command that uses a cluster needs a node of Ray beside it, in its own container, to reach the shared memory.
 
@@ -30,23 +29,18 @@ JOIN_TIMEOUT_S = 120.0
 LEAVE_TIMEOUT_S = 40.0
 POLL_S = 0.5
 FOLDER = Path(os.environ.get("TMPDIR", "/scratch"))
-USAGE = "usage: cluster.py check head|node, or cluster.py run COMMAND ..."
+USAGE = "usage: cluster.py check, or cluster.py run COMMAND ..."
 
 
-def check(kind: str) -> str | None:
-    """Say what is wrong with the head node, or with this container as a node; None when nothing is.
+def check() -> str | None:
+    """Say why this container is not a node of the cluster; None when it is one.
 
-    Parameters
-    ----------
-    kind : str
-        ``head`` or ``node``.
+    The head is held to it too: it answers some seconds before it is a node, and others can only join after that.
     """
     status = cluster_status(os.environ["RAY_ADDRESS"], ANSWER_TIMEOUT_S)
     if not status.is_reachable:
         return status.message
-    if kind == "node" and not _is_member(status):
-        return f"{status.message}; this container is not one of them"
-    return None
+    return None if _is_member(status) else f"{status.message}; this container is not one of them"
 
 
 def _is_member(status: ClusterStatus) -> bool:
@@ -124,11 +118,11 @@ def _node_command() -> list[str]:
 
 def _wait_until_joined(node: subprocess.Popen[bytes], early: list[int]) -> str | None:
     """Wait for our node to be listed; say what went wrong, or None."""
-    problem = check("head")
-    if problem is not None:
-        return problem
+    status = cluster_status(os.environ["RAY_ADDRESS"], ANSWER_TIMEOUT_S)
+    if not status.is_reachable:
+        return status.message
     deadline = time.monotonic() + JOIN_TIMEOUT_S
-    while (problem := check("node")) is not None and not early:
+    while (problem := check()) is not None and not early:
         if node.poll() is not None:
             lines = (FOLDER / "ray-node.log").read_text(errors="replace").strip().splitlines()
             return "\n".join([f"ray start ended with exit code {node.returncode}:", *lines[-5:]])
@@ -151,8 +145,8 @@ def _leave(node: subprocess.Popen[bytes]) -> None:
 def main() -> int:
     """Read the command line."""
     match sys.argv[1:]:
-        case ["check", ("head" | "node") as kind]:
-            problem = check(kind)
+        case ["check"]:
+            problem = check()
             print(problem or "healthy")
             return 0 if problem is None else 1
         case ["run", *command] if command:

@@ -69,7 +69,7 @@ class Container:
             "/opt/rgals": REPOSITORY / "docker",
             "/run/secrets/ray_token": token,
             "/data": deployment.data,
-            "/cache": deployment.folder / "cache",
+            "/cache": deployment.cache,
             "/scratch": self.folder / "scratch",
         }
         image = read_stages()[-1].environment()
@@ -116,16 +116,20 @@ class Container:
         check = self.service["healthcheck"]
         kind, *command = check["test"]
         assert kind == "CMD"
-        return subprocess.run(
-            self._found([self.mapped(word) for word in command]),
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=float(check["timeout"].removesuffix("s")),
-            check=False,
-        )
+        command = self._found([self.mapped(word) for word in command])
+        try:
+            return subprocess.run(
+                command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=float(check["timeout"].removesuffix("s")),
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(command, 1, "the check took too long")
 
     def wait_healthy(self) -> None:
         assert self.process is not None
@@ -140,6 +144,11 @@ class Container:
     def output(self) -> str:
         return self.log.read_text(errors="replace")[-4000:]
 
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
     def stop(self, timeout_s: float = STOP_S) -> int:
         assert self.process is not None
         self.process.terminate()
@@ -147,15 +156,19 @@ class Container:
 
 
 class Deployment:
-    """What `docker compose up` would hold: variables, volumes, containers."""
+    """What `docker compose up` would hold: variables, volumes, containers.
 
-    def __init__(self) -> None:
+    The cache, of compiled kernels, is the one volume that may outlive it.
+    """
+
+    def __init__(self, cache: Path) -> None:
         # Names of sockets are short: about a hundred characters, of which Ray needs half.
         self.folder = Path(tempfile.mkdtemp(prefix="rg", dir="/tmp"))
         self.data = self.folder / "data"
         self.data.mkdir()
         self.token = self.folder / "token"
         self.token.write_text(secrets.token_hex(32) + "\n")
+        self.cache = cache
         self.network = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(256)}"
         self.variables = {**SMALL, **dict(zip(PORTS, free_ports(len(PORTS)), strict=True))}
         self.variables["RAY_HEAD_HOST"] = f"{self.network}.1"
@@ -188,6 +201,10 @@ class Deployment:
     def leftovers(self) -> list[psutil.Process]:
         """Give the processes that carry our folder in their environment, in whatever session they are."""
         return [process for process in psutil.process_iter() if process.pid != os.getpid() and self._owns(process)]
+
+    def leftovers_of(self, container: Container) -> list[psutil.Process]:
+        home = container.environment["HOME"]
+        return [process for process in self.leftovers() if process.environ().get("HOME") == home]
 
     def _owns(self, process: psutil.Process) -> bool:
         try:
