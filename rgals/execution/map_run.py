@@ -105,6 +105,7 @@ class _MapRun:
         self._keeps_blocks = keeps_blocks
         self._calls: dict[Any, _Call] = {}
         self._n_losses: dict[int, int] = {}
+        self._blamed: set[int] = set()
 
     def step(self) -> None:
         """Hand out what can be handed out, and wait until something has happened."""
@@ -123,10 +124,8 @@ class _MapRun:
             self._receive(reference)
 
     def end(self) -> None:
-        """Take back what has not begun, and let the workers forget the map."""
+        """Let the workers forget the map, after what they have still to run of it."""
         if not self._pool.is_closed:
-            for reference in self._calls:
-                self._pool.cluster.cancel(reference)
             self._pool.call_each("end_map", self._number)
         self._calls.clear()
         self.finished.clear()
@@ -166,7 +165,8 @@ class _MapRun:
             self._pool.lose(call.worker, str(error))
             self._schedule.remove_worker(call.worker)
             self._schedule.give_back(call.position)
-            if is_oldest:  # the other was only waiting there
+            if is_oldest and call.worker not in self._blamed:  # what comes after it was only waiting there
+                self._blamed.add(call.worker)
                 self._count_loss(call, error)
             return
         except Exception as error:  # noqa: BLE001 - a task or a result that cannot be sent; raised in its place

@@ -1,5 +1,6 @@
 """Which executor runs a job, chosen by a few options."""
 
+import re
 from dataclasses import dataclass
 
 from rgals.errors import InputError, MissingDependencyError
@@ -9,6 +10,7 @@ from rgals.execution.in_process import InProcessExecutor
 __all__ = ["ExecutorOptions", "open_executor"]
 
 KINDS = ("in-process", "ray")
+_ADDRESS = re.compile(r"[^/\s]+:\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +66,10 @@ class ExecutorOptions:
             raise InputError("threads: only for executor in-process, found executor ray; give worker_cpus instead")
         if self.address is not None and self.object_store_bytes is not None:
             raise InputError("object_store_bytes: a running cluster has its size already; leave it or address out")
-        if self.address is not None and self.address.startswith("ray://"):
+        if self.address is not None and self.address != "auto" and not _ADDRESS.fullmatch(self.address):
             raise InputError(
-                f"address: expected host:port or auto, found {self.address!r}; run on a machine of the cluster, or"
-                " hand the command to it with `ray job submit`"
+                f"address: expected host:port or auto, found {self.address!r}; give the head node's address and"
+                " port (6379), on a machine of the cluster, or hand the command to it with `ray job submit`"
             )
 
 
@@ -97,7 +99,7 @@ def open_executor(options: ExecutorOptions, *, needed_object_store_bytes: int = 
         return InProcessExecutor(options.threads)
     try:
         from rgals.execution.ray_backend import RayExecutor  # noqa: PLC0415 - only who asks for Ray needs it
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if error.name is None or error.name.partition(".")[0] not in {"ray", "grpc"}:
             raise
         raise MissingDependencyError(

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import functools
+import ipaddress
 import json
 import logging
 import os
@@ -117,10 +118,6 @@ class _RayCluster:
     def call(self, handle: Any, method: str, *arguments: Any) -> Any:
         return getattr(handle, method).options(num_returns=2 if method == "run_block" else 1).remote(*arguments)
 
-    def cancel(self, reference: Any) -> None:
-        with contextlib.suppress(ray_errors.RayError, ValueError):
-            ray.cancel(reference)
-
     def wait(self, references: Sequence[Any], timeout_s: float) -> list[Any]:
         if not references:
             return []
@@ -215,7 +212,9 @@ class RayExecutor(PooledExecutor):
         status = cluster_status(address, CONNECT_TIMEOUT_S)
         if not status.is_reachable:
             raise ClusterError(status.message)
-        self._init(address=address)
+        # Ray replaces a loopback address by this machine's outer one, where a loopback cluster does not listen.
+        with _loopback_only() if _is_loopback(address) else contextlib.nullcontext():
+            self._init(address=address)
 
     def _start_local(self, options: ExecutorOptions, needed: int) -> tuple[int, int]:
         n_workers = options.workers or 1
@@ -259,6 +258,14 @@ class RayExecutor(PooledExecutor):
                 self._resources.callback(put_back)
             else:
                 put_back()
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _check_same_cluster(address: str | None) -> None:

@@ -81,16 +81,19 @@ class Failure:
         Its attributes.
     trace : str
         Where it came from, as text.
+    is_called : bool
+        Whether its type is called with the arguments, or an instance is filled without.
     """
 
     kind: type[Exception]
     arguments: tuple[Any, ...]
     state: dict[str, Any]
     trace: str
+    is_called: bool = False
 
     def as_error(self, worker: str) -> Exception:
         """Give the exception; one that rgals did not raise on purpose carries the worker's traceback as a note."""
-        error = self.kind.__new__(self.kind, *self.arguments)
+        error = self.kind(*self.arguments) if self.is_called else self.kind.__new__(self.kind, *self.arguments)
         error.__dict__.update(self.state)
         if not isinstance(error, RgalsError):
             error.add_note(f"In {worker}:\n{self.trace}")
@@ -306,8 +309,10 @@ class Worker:
     def _failure(self, error: Exception) -> Failure:
         trace = "".join(traceback.format_exception(error))
         kind = type(error)
+        error.__traceback__ = error.__cause__ = error.__context__ = None
         for failure in (
-            Failure(kind, _arguments(error), dict(error.__dict__), trace),
+            Failure(kind, _arguments(error), dict(error.__dict__), trace, is_called=True),
+            Failure(kind, error.args, dict(error.__dict__), trace),
             Failure(kind, error.args, {}, trace),
             Failure(kind, (str(error),), {}, trace),
         ):
@@ -318,8 +323,7 @@ class Worker:
 
 def _arguments(error: Exception) -> tuple[Any, ...]:
     """Give what the exception is made of; a file's name is no part of ``args``."""
-    made = error.__reduce__()
-    return made[1] if isinstance(made, tuple) and made[0] is type(error) else error.args
+    return error.__reduce__()[1] if isinstance(error, OSError) else error.args  # type: ignore[return-value]
 
 
 def _text(failure: Failure) -> str | None:

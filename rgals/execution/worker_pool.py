@@ -67,10 +67,6 @@ class Cluster(Protocol):
         """Call a method of a worker; give the reference of its result, or a pair of them for ``run_block``."""
         ...
 
-    def cancel(self, reference: Any) -> None:
-        """Take back a call that has not begun."""
-        ...
-
     def wait(self, references: Sequence[Any], timeout_s: float) -> list[Any]:
         """Wait until one of the references is there; give those that are, none after the time."""
         ...
