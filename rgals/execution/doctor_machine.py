@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rgals.data.storage import Folder
+from rgals.data.storage import Folder, redact
 from rgals.errors import RgalsError
 from rgals.execution.finding import Finding, readable_bytes
 
@@ -318,7 +318,7 @@ def check_disk(
         speed = _write_speed(place, clock)
     except (OSError, RgalsError) as error:
         advice = "choose another folder, or make this one writable"
-        return Finding(name, "problem", f"{location}: cannot be written to ({error})", advice)
+        return Finding(name, "problem", f"{redact(str(location))}: cannot be written to ({error})", advice)
     found = f"{place}: {readable_bytes(free)} free, writes {readable_bytes(speed)}/s with sync"
     if free < _LITTLE_DISK_BYTES:
         advice = "free space or choose another place (TMPDIR for temporary files)"

@@ -11,7 +11,7 @@ import pytest
 
 from rgals.artifact.model import Model
 from rgals.errors import ChecksumError, DataError, OutputExistsError
-from tests.s3.commands import SMALL, planted_csv, run
+from tests.s3.commands import SMALL, planted_csv, run, run_alone
 from tests.s3.conftest import KEY, SECRET
 
 DEADLINE_S = 120
@@ -47,6 +47,14 @@ def test_the_factors_are_those_of_a_local_run(bucket, checksum, tmp_path):
     run("ingest", tmp_path / "events.csv", "--output", tmp_path / "dataset", *split)
     run("train", tmp_path / "dataset", "--output", tmp_path / "model", *SMALL)
     assert Model.open(tmp_path / "model").factor_checksum == checksum
+
+
+def test_a_command_of_its_own_ends_without_warnings(bucket, checksum):
+    found = run_alone("train", f"s3://{bucket}/dataset", "--output", f"s3://{bucket}/alone", *SMALL)
+    assert found.returncode == 0, found.stderr
+    assert "sweep 3/3" in found.stderr
+    assert not [line for line in found.stderr.splitlines() if "arning" in line or "rror" in line]
+    assert checksum in found.stdout
 
 
 def test_checkpoints_lie_beside_the_model_and_none_is_half_written(store, bucket, checksum):
