@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.executor_options import AddressOption, ThreadsOption, WorkerCpusOption, WorkersOption, read_executor_options
+from jobs.training_plan import count_workers, read_cluster_status
 from rgals.data.dataset import Dataset
-from rgals.errors import InputError, MissingDependencyError, RgalsError
+from rgals.errors import InputError, RgalsError
 from rgals.execution.finding import readable_bytes
 from rgals.execution.status import ClusterStatus
 from rgals.numerics.threads import available_threads
@@ -30,7 +31,6 @@ _DEFAULTS = TrainingConfig()
 _SIZES = "Sizes, without a dataset"
 _LIMITS = "Limits"
 _TRAINING = "Training"
-_CONNECT_TIMEOUT_S = 10.0
 
 
 def plan(
@@ -125,8 +125,8 @@ def plan(
     """
     kind = executor or ("in-process" if workers is None and nodes is None and address is None else "ray")
     options = read_executor_options(kind, threads, address, workers, worker_cpus)
-    status = _cluster_status(options.address) if options.address is not None else None
-    n_nodes, n_workers, n_cpus = _count_workers(options.kind, threads, workers, worker_cpus, nodes, status)
+    status = read_cluster_status(options.address) if options.address is not None else None
+    n_nodes, n_workers, n_cpus = count_workers(options.kind, threads, workers, worker_cpus, nodes, status)
     limits = _read_limits(status, n_nodes, memory_gb, object_store_gb, disk_gb)
     config = TrainingConfig(
         n_factors=n_factors,
@@ -210,40 +210,6 @@ def _plan_sizes(
             is_in_process=is_in_process,
         )
     )
-
-
-def _cluster_status(address: str) -> ClusterStatus:
-    try:
-        from rgals.execution.ray_backend import cluster_status  # noqa: PLC0415 - only who asks for Ray needs it
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("--address: the package ray is not installed; install rgals[ray]") from error
-    status = cluster_status(address, _CONNECT_TIMEOUT_S)
-    Limits.of_cluster(status)  # refuses one that cannot work
-    return status
-
-
-def _count_workers(
-    kind: str,
-    threads: int | None,
-    workers: int | None,
-    worker_cpus: int | None,
-    nodes: int | None,
-    status: ClusterStatus | None,
-) -> tuple[int, int, int]:
-    """Give nodes, workers and CPUs of each worker, as training would choose them."""
-    if kind == "in-process":
-        if nodes is not None:
-            raise InputError("--nodes: only with --executor ray, found in-process; choose ray")
-        return 1, 1, threads or available_threads()
-    if status is not None and nodes is not None:
-        raise InputError("--nodes: the cluster has nodes of its own; leave --nodes or --address out")
-    cpus = [available_threads()] if status is None else [node.n_cpus for node in status.nodes if node.n_cpus > 0]
-    n_nodes = nodes or (len(cpus) if status is not None else 1)
-    n_workers = workers or n_nodes
-    if status is not None:
-        n_nodes = min(n_nodes, n_workers)
-    default = min(cpus, default=1) // math.ceil(n_workers / n_nodes)
-    return n_nodes, n_workers, worker_cpus or max(1, default)
 
 
 def _read_limits(

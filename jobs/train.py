@@ -24,6 +24,7 @@ from jobs.executor_options import (
     WorkersOption,
     read_executor_options,
 )
+from jobs.training_plan import check_training
 from rgals.artifact.model import Model
 from rgals.artifact.model_writer import write_model
 from rgals.data.arrays import FactorBlocks
@@ -97,6 +98,9 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the model, and checkpoints that are not resumed.")
     ] = False,
+    is_planned: Annotated[
+        bool, typer.Option("--plan/--no-plan", help="Refuse what does not fit into memory or disk, see rgals plan.")
+    ] = True,
     **options: Any,
 ) -> None:
     """Train a model by alternating least squares.
@@ -113,7 +117,9 @@ def train(
     place = Folder.at(checkpoints) if checkpoints else target.beside(".checkpoints")
     opened = Dataset.open(dataset)
     initial = None if warm_start is None else _read_warm_start(Model.open(warm_start), opened)
-    with open_executor(where) as workforce:
+    plan = check_training(opened, settings, where, target, is_checked=is_planned)
+    store_bytes = plan.object_store_bytes if is_planned else 0
+    with open_executor(where, needed_object_store_bytes=store_bytes) as workforce:
         run = _Run(opened, settings, workforce, initial, place, _RESUME_MODES[resume], overwrite, events)
         result = _train(run)
         lineage = _describe_lineage(dataset, opened, warm_start)

@@ -161,6 +161,7 @@ def plan_training(
         As in `PlanInput`.
     """
     loss = config.to_loss()
+    has_checkpoints = config.checkpoint_every > 0 or config.checkpoint_seconds > 0
     if isinstance(source, Dataset):
         has_weights = source.manifest.parts["train"].has_weights
         dataset_bytes = source.n_bytes
@@ -178,7 +179,9 @@ def plan_training(
             n_nodes=n_nodes,
             has_weights=has_weights or loss.has_degree_weights,
             keeps_best=config.patience is not None,
-            keep_checkpoints=config.keep_checkpoints if config.checkpoint_every > 0 else 0,
+            keep_checkpoints=config.keep_checkpoints
+            if config.checkpoint_every > 0 or config.checkpoint_seconds > 0
+            else 0,
             n_sweeps=config.n_sweeps,
             user_shards=ShardShape.of(source.shard_ranges("user")),
             item_shards=ShardShape.of(source.shard_ranges("item")),
@@ -212,9 +215,10 @@ def _worker_items(asked: PlanInput) -> list[PlanItem]:
 
 
 def _stored_items(asked: PlanInput) -> list[PlanItem]:
+    new_side = terms.new_side_in_process_bytes if asked.is_in_process else terms.new_side_bytes
     return [
         _term("factors", terms.stored_factors_bytes, asked),
-        _term("new factors", terms.new_side_bytes, asked),
+        _term("new factors", new_side, asked),
         _term("best sweep", terms.best_sweep_bytes, asked),
     ]
 
@@ -230,12 +234,13 @@ def _object_store_items(asked: PlanInput) -> list[PlanItem]:
 
 
 def _driver_items(asked: PlanInput) -> list[PlanItem]:
-    return [
+    items = [
         _term("numbers of each row", terms.row_bytes, asked),
         _term("item factors to watch", terms.watched_items_bytes, asked),
         _term("ids", terms.ids_bytes, asked),
-        _term("writing the model", terms.model_writing_bytes, asked),
     ]
+    # In one process the model is written when the fixed side is gone, which is larger than what that needs.
+    return items if asked.is_in_process else [*items, _term("writing the model", terms.model_writing_bytes, asked)]
 
 
 def _disk_items(asked: PlanInput) -> list[PlanItem]:

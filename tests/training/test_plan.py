@@ -65,6 +65,8 @@ def items_of(items):
         ("stored_rows_bytes", SMALL, 280_000),
         ("window_bytes", SMALL, 4 * 600 * 10 * 4),
         ("window_bytes", changed(n_workers=11), 3 * 4 * 600 * 10 * 4),
+        ("window_bytes", changed(n_workers=3, n_nodes=1), 3 * 600 * 10 * 4),
+        ("new_side_in_process_bytes", SMALL, 2_000 * 10 * 4),
         ("row_bytes", SMALL, 40 * 7_000),
         ("watched_items_bytes", SMALL, 2_000 * 10 * 4),
         ("ids_bytes", SMALL, 24 * 7_000),
@@ -130,7 +132,10 @@ def test_in_one_process_the_factors_and_the_driver_are_in_it():
     assert plan.node_bytes == plan.worker_bytes
     found = items_of(plan.worker)
     assert found["factors"] == found["best sweep"] == 280_000
-    assert found["new factors"] == 200_000
+    # The larger side is fixed while the smaller one is new.
+    assert found["the fixed side"] == 200_000
+    assert found["new factors"] == 80_000
+    assert "writing the model" not in found
     assert found["numbers of each row"] == 280_000
     assert [item.name for item in plan.worker].count("the process itself") == 1
 
@@ -396,7 +401,7 @@ def test_a_run_is_planned_with_its_source_and_options(tmp_path):
 @pytest.mark.parametrize(("exponent", "has_weights"), [(0.0, False), (-0.5, True)])
 def test_degree_weights_are_weights_and_checkpoints_only_count_where_they_are_asked_for(exponent, has_weights):
     source = InMemoryInteractions(planted()[0])
-    config = TrainingConfig(user_exponent=exponent)
+    config = TrainingConfig(user_exponent=exponent, checkpoint_seconds=0)
     asked = plan_training(source, config, n_workers=1, worker_cpus=1, n_nodes=1, is_in_process=True).asked
     assert (asked.has_weights, asked.keep_checkpoints, asked.is_in_process) == (has_weights, 0, True)
 
