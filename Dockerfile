@@ -29,8 +29,10 @@ LABEL org.opencontainers.image.title="rgals" \
       org.opencontainers.image.description="Recommenders trained by alternating least squares, on one machine or a Ray cluster" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
-# implicit needs OpenMP's library. Any user may write to /scratch and /cache, and to nothing else.
-RUN apt-get update \
+# implicit needs OpenMP's library. Any user may write to /scratch and /cache, and to nothing else: compiled once here,
+# the standard library need not be compiled again by every process.
+RUN python -m compileall -q /usr/local/lib/python3.11 \
+    && apt-get update \
     && apt-get install --yes --no-install-recommends libgomp1 \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 1000 rgals \
