@@ -22,7 +22,7 @@ from rgals.numerics.threads import available_threads
 from rgals.training.calibration import calibrate
 from rgals.training.capacity import Limits, check_plan, find_shortages
 from rgals.training.config import TrainingConfig
-from rgals.training.plan import Plan, PlanInput, PlanItem, make_plan, plan_training
+from rgals.training.plan import Plan, PlanInput, PlanItem, kept_checkpoints, make_plan, plan_training
 from rgals.training.sweep_time import Calibration
 
 __all__ = ["main", "plan"]
@@ -62,6 +62,9 @@ def plan(
     checkpoint_every: Annotated[
         int, typer.Option(help="Sweeps between two checkpoints.", rich_help_panel=_TRAINING)
     ] = _DEFAULTS.checkpoint_every,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(help="Seconds of work between two checkpoints.", rich_help_panel=_TRAINING)
+    ] = _DEFAULTS.checkpoint_seconds,
     keep_checkpoints: Annotated[
         int, typer.Option(help="Checkpoints that are kept.", rich_help_panel=_TRAINING)
     ] = _DEFAULTS.keep_checkpoints,
@@ -133,6 +136,7 @@ def plan(
         n_sweeps=n_sweeps,
         patience=patience,
         checkpoint_every=checkpoint_every,
+        checkpoint_seconds=checkpoint_seconds,
         keep_checkpoints=keep_checkpoints,
     )
     counts = {"--users": users, "--items": items, "--interactions": interactions}
@@ -205,7 +209,7 @@ def _plan_sizes(
             worker_cpus=worker_cpus,
             n_nodes=n_nodes,
             keeps_best=config.patience is not None,
-            keep_checkpoints=config.keep_checkpoints if config.checkpoint_every > 0 else 0,
+            keep_checkpoints=kept_checkpoints(config),
             n_sweeps=config.n_sweeps,
             is_in_process=is_in_process,
         )

@@ -14,7 +14,7 @@ from rgals.training.config import TrainingConfig
 from rgals.training.plan_input import PlanInput, ShardShape
 from rgals.training.sweep_time import Calibration, SweepTime
 
-__all__ = ["Plan", "PlanInput", "PlanItem", "ShardShape", "make_plan", "plan_training"]
+__all__ = ["Plan", "PlanInput", "PlanItem", "ShardShape", "kept_checkpoints", "make_plan", "plan_training"]
 
 _SPARE = "spare"
 
@@ -161,7 +161,6 @@ def plan_training(
         As in `PlanInput`.
     """
     loss = config.to_loss()
-    has_checkpoints = config.checkpoint_every > 0 or config.checkpoint_seconds > 0
     if isinstance(source, Dataset):
         has_weights = source.manifest.parts["train"].has_weights
         dataset_bytes = source.n_bytes
@@ -179,9 +178,7 @@ def plan_training(
             n_nodes=n_nodes,
             has_weights=has_weights or loss.has_degree_weights,
             keeps_best=config.patience is not None,
-            keep_checkpoints=config.keep_checkpoints
-            if config.checkpoint_every > 0 or config.checkpoint_seconds > 0
-            else 0,
+            keep_checkpoints=kept_checkpoints(config),
             n_sweeps=config.n_sweeps,
             user_shards=ShardShape.of(source.shard_ranges("user")),
             item_shards=ShardShape.of(source.shard_ranges("item")),
@@ -189,6 +186,11 @@ def plan_training(
             is_in_process=is_in_process,
         )
     )
+
+
+def kept_checkpoints(config: TrainingConfig) -> int:
+    """Give the checkpoints that a run keeps: none where only an interruption writes one."""
+    return config.keep_checkpoints if config.checkpoint_every > 0 or config.checkpoint_seconds > 0 else 0
 
 
 def _item(name: str, n_bytes: int, formula: str | None) -> PlanItem:

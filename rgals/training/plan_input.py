@@ -15,7 +15,6 @@ IMBALANCE = 1.25
 """How much more than the mean the largest shard, or the fullest worker, is taken to hold."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class ShardShape:
     """How one side is cut into shards.

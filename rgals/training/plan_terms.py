@@ -24,6 +24,7 @@ __all__ = [
     "model_writing_bytes",
     "network_bytes",
     "new_side_bytes",
+    "new_side_in_process_bytes",
     "process_bytes",
     "resident_bytes",
     "row_bytes",
@@ -35,7 +36,7 @@ __all__ = [
     "window_bytes",
 ]
 
-BASE_BYTES = 300_000_000
+BASE_BYTES = 400_000_000
 """A process with Python, NumPy, Numba, pyarrow and compiled kernels, before any data."""
 
 ID_BYTES = 24
@@ -63,7 +64,7 @@ SIDES: tuple[Side, Side] = ("user", "item")
 
 
 def process_bytes() -> int:
-    """300 MB: Python, its libraries and the compiled kernels."""
+    """400 MB: Python, its libraries and the compiled kernels."""
     return BASE_BYTES
 
 
@@ -112,14 +113,20 @@ def new_side_bytes(asked: PlanInput) -> int:
     return _per_node(asked, fixed_side_bytes(asked))
 
 
+def new_side_in_process_bytes(asked: PlanInput) -> int:
+    """min(U, I) d 4: in one process, the new blocks of the side whose fixed side is the larger one."""
+    return min(asked.n_users, asked.n_items) * asked.n_factors * 4
+
+
 def best_sweep_bytes(asked: PlanInput) -> int:
     """(U + I) d 4 / N with patience, else 0: a node's share of the best validated sweep."""
     return stored_factors_bytes(asked) if asked.keeps_best else 0
 
 
 def window_bytes(asked: PlanInput) -> int:
-    """4 blocks / worker: the largest, on their way from other nodes to each worker of the node."""
-    return BLOCKS_UNDER_WAY * asked.workers_per_node * _largest_block_bytes(asked)
+    """4 blocks / worker: the largest, on their way from other nodes; 1 on a single node, a result being stored."""
+    n_blocks = BLOCKS_UNDER_WAY if asked.n_nodes > 1 else 1
+    return n_blocks * asked.workers_per_node * _largest_block_bytes(asked)
 
 
 def stored_rows_bytes(asked: PlanInput) -> int:
@@ -148,8 +155,8 @@ def ids_bytes(asked: PlanInput) -> int:
 
 
 def model_writing_bytes(asked: PlanInput) -> int:
-    """2 blocks + 3 shards: the largest; the model is written piece by piece."""
-    return 2 * _largest_block_bytes(asked) + DECODING_COPIES * _largest_shard_bytes(asked, "user")
+    """3 blocks + 3 shards: the largest; the model is written piece by piece."""
+    return 3 * _largest_block_bytes(asked) + DECODING_COPIES * _largest_shard_bytes(asked, "user")
 
 
 def dataset_disk_bytes(asked: PlanInput) -> int:

@@ -51,10 +51,12 @@ def test_sizes_are_read_in_every_spelling_and_planned():
     asked = document["asked"]
     assert (asked["n_users"], asked["n_items"], asked["n_interactions"]) == (10**6, 200_000, 10**8)
     assert (asked["n_workers"], asked["worker_cpus"], asked["n_nodes"]) == (4, 8, 4)
-    assert (asked["n_factors"], asked["n_sweeps"], asked["keep_checkpoints"]) == (64, 8, 0)
+    assert (asked["n_factors"], asked["n_sweeps"], asked["keep_checkpoints"]) == (64, 8, 2)
     assert not asked["is_in_process"]
     for part in ("worker", "object_store", "driver", "disk"):
         assert document[f"{part}_bytes"] == sum(item["n_bytes"] for item in document[part])
+    asked = run_json(*SIZES, *CLUSTER, "--checkpoint-seconds", "0")["asked"]
+    assert asked["keep_checkpoints"] == 0
     assert document["network_bytes_per_sweep"] == 1_200_000 * 64 * 4 * 3 // 4
     assert document["limits"]["memory_bytes"] == 128 * 10**9
     assert document["shortages"] == []

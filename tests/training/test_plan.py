@@ -16,7 +16,7 @@ from rgals.execution import ClusterStatus, NodeStatus
 from rgals.training import capacity, plan_terms
 from rgals.training.capacity import Limits, check_plan, find_shortages, nearest_fits
 from rgals.training.config import TrainingConfig
-from rgals.training.plan import Plan, PlanInput, ShardShape, make_plan, plan_training
+from rgals.training.plan import Plan, PlanInput, ShardShape, kept_checkpoints, make_plan, plan_training
 from rgals.training.sweep_time import Calibration, Rates, SweepTime
 from tests.training.runs import N_ITEMS, N_USERS, planted
 
@@ -187,7 +187,8 @@ def test_larger_shards_need_more(asked, side):
 
 @given(asked=inputs, factor=st.integers(2, 8))
 def test_more_nodes_with_as_many_workers_need_less_of_each_and_more_network(asked, factor):
-    asked = dataclasses.replace(asked, n_workers=asked.workers_per_node * asked.n_nodes)
+    per_node, n_nodes = asked.workers_per_node, max(2, asked.n_nodes)
+    asked = dataclasses.replace(asked, n_nodes=n_nodes, n_workers=per_node * n_nodes)
     larger = dataclasses.replace(asked, n_nodes=asked.n_nodes * factor, n_workers=asked.n_workers * factor)
     few, many = make_plan(asked), make_plan(larger)
     assert many.worker_bytes <= few.worker_bytes
@@ -269,7 +270,7 @@ def test_more_nodes_are_named_with_the_workers_to_type():
     with pytest.raises(CapacityError, match="\n  --workers 8 --worker-cpus 8, with 4 nodes like these\n"):
         check_plan(plan, Limits("this test", memory_bytes=20 * 10**9))
     # Two fixed sides of 5 GB and the driver fill the memory, however many nodes there are.
-    with pytest.raises(CapacityError, match="\n  --workers 6 --worker-cpus 16, with 6 nodes like these$"):
+    with pytest.raises(CapacityError, match=r"\n  --workers 6 --worker-cpus 16, with 6 nodes like these$"):
         check_plan(plan, Limits("this test", memory_bytes=12 * 10**9))
 
 
@@ -399,11 +400,17 @@ def test_a_run_is_planned_with_its_source_and_options(tmp_path):
 
 
 @pytest.mark.parametrize(("exponent", "has_weights"), [(0.0, False), (-0.5, True)])
-def test_degree_weights_are_weights_and_checkpoints_only_count_where_they_are_asked_for(exponent, has_weights):
+def test_weights_from_degrees_are_weights(exponent, has_weights):
+    config = TrainingConfig(user_exponent=exponent)
     source = InMemoryInteractions(planted()[0])
-    config = TrainingConfig(user_exponent=exponent, checkpoint_seconds=0)
     asked = plan_training(source, config, n_workers=1, worker_cpus=1, n_nodes=1, is_in_process=True).asked
-    assert (asked.has_weights, asked.keep_checkpoints, asked.is_in_process) == (has_weights, 0, True)
+    assert (asked.has_weights, asked.is_in_process) == (has_weights, True)
+
+
+@pytest.mark.parametrize(("every", "seconds", "expected"), [(0, 0.0, 0), (2, 0.0, 3), (0, 60.0, 3)])
+def test_checkpoints_count_where_they_are_asked_for(every, seconds, expected):
+    config = TrainingConfig(checkpoint_every=every, checkpoint_seconds=seconds, keep_checkpoints=3)
+    assert kept_checkpoints(config) == expected
 
 
 def test_a_dataset_is_planned_from_its_manifest(tmp_path):
