@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -22,12 +21,10 @@ from machine import provenance
 from rich.console import Console
 from rich.table import Table
 
-from jobs import train as train_job
 from rgals.data.dataset import Dataset
 from rgals.data.ingest import IngestOptions, ingest
 from rgals.data.splits import SplitRule
 from rgals.data.synthesize import SynthesizeOptions, synthesize
-from rgals.execution import open_executor
 from rgals.training.config import TrainingConfig
 from rgals.training.plan import Plan, plan_training
 
@@ -122,19 +119,8 @@ def plan_for(dataset: Path, config: TrainingConfig, n_workers: int) -> Plan:
     )
 
 
-def train_with_store(n_bytes: int) -> None:
-    """Run ``rgals train`` with a local object store for so many bytes; its arguments are this process's."""
-    train_job.open_executor = partial(open_executor, needed_object_store_bytes=n_bytes)
-    train_job.main()
-
-
 def main() -> int:
     """Run all executors and print the comparison."""
-    if sys.argv[1:2] == ["--train-with-store"]:
-        n_bytes = int(sys.argv[2])
-        del sys.argv[1:3]
-        train_with_store(n_bytes)
-        return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=200_000)
     parser.add_argument("--items", type=int, default=50_000)
@@ -162,8 +148,7 @@ def main() -> int:
         rows = []
         for n_workers in args.workers:
             plan = plan_for(dataset, config, n_workers)
-            command = [sys.executable, __file__, "--train-with-store", str(plan.block_bytes)]
-            command += [str(dataset), "--output", f"{temporary}/model-{n_workers}"]
+            command = [sys.executable, "-m", "jobs.train", str(dataset), "--output", f"{temporary}/model-{n_workers}"]
             if n_workers:
                 command += ["--executor", "ray", "--workers", str(n_workers), "--worker-cpus", "1"]
             else:
