@@ -29,6 +29,7 @@ __all__ = [
     "zero_side",
 ]
 
+
 class ReadableFactors(Protocol):
     """Factors of both sides that can be read, whole or in part."""
 

@@ -142,8 +142,13 @@ class TrainingRun:
             self._load_checkpoint()
         self._saved_at = time.perf_counter()
 
-    def recover(self, error: BlockLostError) -> None:
+    def recover(self, reason: str) -> None:
         """Go back to the last committed checkpoint, or to the start, after factors were lost.
+
+        Parameters
+        ----------
+        reason : str
+            How they were lost.
 
         Raises
         ------
@@ -156,14 +161,15 @@ class TrainingRun:
         if self._n_recoveries > _MOST_RECOVERIES:
             raise BlockLostError(
                 f"sweep {lost} was lost {self._n_recoveries} times without coming further, the last time because "
-                f"{error}; look at the cluster, and go on with --resume auto"
-            ) from error
-        self._history, self._best = [], None
+                f"{reason}; look at the cluster, and go on with --resume auto"
+            )
+        self._history, self._best, self._last_reader = [], None, None
+        self._solver.drop_factors()
         if self._store is not None and self._store.sweeps():
             self._load_checkpoint()
         else:
             self._solver.restore(self._starting_state())
-        self._emit(RecoveryEvent(self._solver.sweep, lost, str(error)))
+        self._emit(RecoveryEvent(self._solver.sweep, lost, reason))
 
     def close(self) -> None:
         """Let the workers drop what they keep for this run."""

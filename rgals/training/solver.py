@@ -171,6 +171,7 @@ class AlternatingSolver:
         self._shards = WeightedShards.prepare(source, loss, executor, self._run)
         self._shards_block = executor.put(self._shards)
         self._sides: dict[Side, _SideState] = {}
+        self._terms: dict[Side, tuple[Block[Terms], ...]] = {}
         self._sweep = 0
         self._objective = float("nan")
         self.restore(state)
@@ -263,10 +264,14 @@ class AlternatingSolver:
                 factors = zero_side(self._executor, layout, self._n_factors)
             else:
                 factors = draw_side(self._executor, layout, self._n_factors, self._seed)
-            known = self._sides.get(side)
-            terms = self._put_terms(side, layout.ranges) if known is None else known.terms
-            self._sides[side] = _SideState(layout, factors, terms)
+            if side not in self._terms:
+                self._terms[side] = self._put_terms(side, layout.ranges)
+            self._sides[side] = _SideState(layout, factors, self._terms[side])
         self._sweep = 0 if state is None else state.sweep
+
+    def drop_factors(self) -> None:
+        """Let go of the factors, so that there is room for others; `restore` has to follow."""
+        self._sides.clear()
 
     def layout(self, side: Side) -> Layout:
         """Give the blocks of a side, and the keys that send tasks to where its shards are kept."""

@@ -104,7 +104,9 @@ def train(
                 run.save_last(reason)
                 return run.finish(reason, started)
             except BlockLostError as error:
-                run.recover(error)
+                # Only its words: the traceback would hold on to blocks while others are loaded.
+                reason_lost = str(error)
+            run.recover(reason_lost)
     finally:
         run.close()
 
