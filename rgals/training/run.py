@@ -82,6 +82,7 @@ class TrainingRun:
         self._saved: tuple[int, str] | None = None
         self._saved_at = time.perf_counter()
         self._n_recoveries = 0
+        self.has_given_up = False
         self._recovered_sweep = -1
         self._initial: WarmStart | None = None
         self._last_reader: FactorReader | None = None
@@ -159,6 +160,7 @@ class TrainingRun:
         self._n_recoveries = self._n_recoveries + 1 if lost <= self._recovered_sweep else 1
         self._recovered_sweep = max(self._recovered_sweep, lost)
         if self._n_recoveries > _MOST_RECOVERIES:
+            self.has_given_up = True
             raise BlockLostError(
                 f"sweep {lost} was lost {self._n_recoveries} times without coming further, the last time because "
                 f"{reason}; look at the cluster, and go on with --resume auto"

@@ -97,16 +97,21 @@ def train(
         run.start(is_resumed=is_resumed, initial=initial)
         run.watch_softmax()
         run.emit_start(time.perf_counter() - started)
+        lost: str | None = None
         while True:
             try:
+                if lost is not None:
+                    run.recover(lost)
+                    lost = None
                 while (reason := run.stop_reason()) is None:
                     run.advance()
                 run.save_last(reason)
                 return run.finish(reason, started)
             except BlockLostError as error:
+                if run.has_given_up:
+                    raise
                 # Only its words: the traceback would hold on to blocks while others are loaded.
-                reason_lost = str(error)
-            run.recover(reason_lost)
+                lost = str(error)
     finally:
         run.close()
 

@@ -53,16 +53,21 @@ class PicklingExecutor(InProcessExecutor):
 class LosingExecutor(InProcessExecutor):
     """Loses all blocks made before, at the calls of `map_blocks` that are named."""
 
-    def __init__(self, lost_at):
+    def __init__(self, lost_at, lost_reads=()):
         super().__init__(1)
         self.lost_at = set(lost_at)
-        self.n_calls = 0
+        self.lost_reads = set(lost_reads)
+        self.n_calls = self.n_reads = 0
 
     def map_blocks(self, function, shared, tasks, **options):
         if tasks and getattr(function, "__name__", "") == "solve_shard":
             self.n_calls += 1
             if self.n_calls in self.lost_at:
                 raise BlockLostError("node 10.0.0.7 left the cluster")
+        if tasks and getattr(function, "__name__", "") == "_read_block":
+            self.n_reads += 1
+            if self.n_reads in self.lost_reads:
+                raise BlockLostError("another node left the cluster")
         return super().map_blocks(function, shared, tasks, **options)
 
 

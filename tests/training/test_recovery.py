@@ -90,6 +90,14 @@ def test_a_run_that_never_comes_further_gives_up_and_keeps_its_checkpoint(tmp_pa
     assert same_bits(resumed, train_on(InProcessExecutor(1), small_config(n_sweeps=5)))
 
 
+def test_a_loss_while_the_checkpoint_is_loaded_is_recovered_from_too(tmp_path):
+    config = small_config(n_sweeps=4, checkpoint_every=1)
+    events = []
+    found = train_on(LosingExecutor([5], lost_reads=[1]), config, tmp_path, on_event=events.append)
+    assert same_bits(found, train_on(InProcessExecutor(1), small_config(n_sweeps=4)))
+    assert [event.kind for event in events].count("recovery") == 1
+
+
 def test_losses_further_and_further_on_are_not_giving_up(tmp_path):
     config = small_config(n_sweeps=8, checkpoint_every=1)
     found = train_on(LosingExecutor([3, 6, 9, 12, 15]), config, tmp_path)
