@@ -480,8 +480,8 @@ def test_a_store_that_refuses_in_the_midst_is_named_too():
 
 SECRETS = [
     "s3://KEY:SECRET@bucket/a",
-    "s3://KEY:SE%2FCRET@bucket/a",
-    "s3://KEY:SE/CRET@bucket/a",
+    "s3://KEY:SECRET%2FSECRET@bucket/a",
+    "s3://KEY:SECRET/SECRET@bucket/a",
     "s3://KEY:SECRET+SECRET=@bucket/a@b?region=x",
     "gs://SECRET@bucket/a",
     "hdfs://SECRET:SECRET@host:8020/a",

@@ -66,7 +66,7 @@ def test_a_name_with_spaces_and_signs(store, bucket):
 
 
 def test_a_folder_in_another_process_takes_the_credentials_that_are_there(store, bucket):
-    folder = Folder.at(f"s3://{bucket}/sent").child("on")
+    folder = Folder.at(f"s3://{bucket}/sent").child("on").beside(".old")
     folder.write_bytes("data.bin", b"content")
     sent = pickle.dumps(folder)
     assert SECRET.encode() not in sent
@@ -74,8 +74,8 @@ def test_a_folder_in_another_process_takes_the_credentials_that_are_there(store,
     assert b"S3FileSystem" not in sent  # it would carry the credentials that it found
     again = pickle.loads(sent)
     assert again.read_bytes("data.bin") == b"content"
-    assert str(again) == f"s3://{bucket}/sent/on"
-    assert again.child("deeper").path == f"{bucket}/sent/on/deeper"
+    assert str(again) == f"s3://{bucket}/sent/on.old"
+    assert again.child("deeper").path == f"{bucket}/sent/on.old/deeper"
 
 
 def test_credentials_of_a_location_open_it_and_are_not_shown(store, bucket):
