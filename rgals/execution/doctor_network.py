@@ -24,6 +24,7 @@ RAY_PORTS: Mapping[int, str] = {6379: "cluster", 8265: "dashboard and jobs", 100
 
 _RAY_COMMAND = re.compile(r"/ray/(core/src/ray|dashboard|_private|util|autoscaler)/|ray\.util\.client|^ray::")
 _DASHBOARD_COMMAND = re.compile(r"/ray/dashboard/dashboard\.py|^ray-dashboard")
+_DASHBOARD_OPTION = re.compile(r"--(port|port-retries)=(\d+)")
 _RENAMED_PREFIX = "ray::"
 """Processes of this name wrote it over their environment, which then cannot be read."""
 
@@ -64,8 +65,13 @@ class Listener:
 
     @property
     def is_dashboard(self) -> bool:
-        """Whether the process is Ray's dashboard, which takes jobs."""
-        return _DASHBOARD_COMMAND.search(self.command) is not None
+        """Whether this is the port of Ray's dashboard that takes jobs, and not one of its others (metrics)."""
+        if _DASHBOARD_COMMAND.search(self.command) is None:
+            return False
+        options = {name: int(value) for name, value in _DASHBOARD_OPTION.findall(self.command)}
+        first = options.get("port", self.port)
+        # Where its port is taken, it tries the next ones.
+        return first <= self.port <= first + options.get("port-retries", 0)
 
 
 def read_listeners(root: Path = Path("/")) -> tuple[Listener, ...]:

@@ -121,6 +121,21 @@ def test_an_open_dashboard_is_named_before_anything_else():
     assert "--dashboard-host 127.0.0.1" in finding.advice
 
 
+@pytest.mark.parametrize(
+    ("options", "port", "expected"),
+    [
+        ("--port=8265 --port-retries=50", 8265, "problem"),
+        ("--port=8265 --port-retries=50", 8270, "problem"),
+        ("--port=8265 --port-retries=0", 8266, "ok"),
+        ("--port=8265 --port-retries=50", 44227, "ok"),
+        ("--port-retries=0", 8265, "problem"),
+    ],
+)
+def test_the_metrics_of_a_dashboard_run_no_code(options, port, expected):
+    dashboard = Listener("0.0.0.0", port, f"{DASHBOARD} {options}", has_token=True)
+    assert network.check_exposure([dashboard]).status == expected
+
+
 def test_many_places_are_counted():
     finding = network.check_exposure([Listener("::", 7000 + port, GCS) for port in range(6)])
     assert "[::]:7000, [::]:7001, [::]:7002, [::]:7003 and 2 more" in finding.found
