@@ -24,10 +24,10 @@ from rgals.data.dataset import Dataset
 from rgals.data.ingest import IngestOptions, ProgressCallback
 from rgals.data.ingest import ingest as write_dataset
 from rgals.data.storage import redact
-from rgals.errors import InputError
+from rgals.errors import InputError, RgalsError
 from rgals.execution import Executor, ExecutorOptions, open_executor
 
-__all__ = ["ingest"]
+__all__ = ["ingest", "main"]
 
 _COLUMNS = "Columns and formats"
 _RULES = "Rules"
@@ -227,6 +227,15 @@ def ingest(
     typer.echo(f"Next: rgals train {redact(output)} --output MODEL")
 
 
+def main() -> None:
+    """Run the command on its own, as ``python -m jobs.ingest``; a known error gives exit code 1."""
+    try:
+        typer.run(ingest)
+    except RgalsError as error:
+        print(f"rgals: error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
 @contextmanager
 def _runner(where: ExecutorOptions) -> Iterator[Executor | None]:
     """Open what runs the tasks; None, this process itself, shows its progress in finer steps."""
@@ -324,3 +333,7 @@ def _print_summary(dataset: Dataset, output: str) -> None:
     table.add_section()
     table.add_row("fingerprint", manifest.fingerprint[:16])
     Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

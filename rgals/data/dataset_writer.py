@@ -70,7 +70,7 @@ class DatasetWriter:
     n_shards : int or None
         Wanted number of shards on each side; None chooses by `rgals.data.shards.default_shard_count`.
     scratch : Path
-        An empty local folder for unsorted interactions: up to 32 bytes for each, 52 with times.
+        An empty local folder for unsorted interactions: up to 36 bytes for each, 52 with times.
 
     Raises
     ------
