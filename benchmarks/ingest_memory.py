@@ -120,7 +120,8 @@ def main() -> int:
     parser.add_argument("--child", nargs=2, type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(measure(*arguments.child, arguments.workers)))
+        events, output = arguments.child
+        print(json.dumps(measure(events, output, arguments.workers)))
         return 0
     with tempfile.TemporaryDirectory(prefix="rgals-ingest-memory-") as temporary:
         events = arguments.events_folder or Path(temporary) / "events"

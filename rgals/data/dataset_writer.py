@@ -51,7 +51,7 @@ class _PartRuns:
     """The interactions of one part so far."""
 
     degrees: dict[Side, Offsets]
-    runs: list[PartRun] = field(default_factory=list)
+    runs: list[Path] = field(default_factory=list)
     pending: list[Records] = field(default_factory=list)
     n_interactions: int = 0
     has_weights: bool = False
@@ -155,7 +155,7 @@ class DatasetWriter:
         """
         self._check_times(has_times=run.has_times)
         part = self._part(PART_NAMES.index(run.part))
-        part.runs.append(run)
+        part.runs.append(run.path)  # the degrees of all runs together would be as large as the interactions
         part.n_interactions += run.n_interactions
         part.has_weights |= run.has_weights
         for side, found in zip(_SIDES, (run.user_degrees, run.item_degrees), strict=True):
@@ -205,8 +205,8 @@ class DatasetWriter:
         tasks = self._file_tasks(shards)
         entries, fingerprint = self._write_files(tasks, runner or SequentialRunner(), progress or (lambda *_: None))
         for part in self._parts.values():
-            for run in part.runs:
-                remove_run(run)
+            for path in part.runs:
+                remove_run(path)
         manifest = self._manifest(fingerprint, shards, split or SplitRule(), options or {}, ledger)
         payload = {
             **manifest.model_dump(mode="json"),
@@ -262,7 +262,7 @@ class DatasetWriter:
         """Write all files; give what is known of each, and the fingerprint."""
         plan = FilePlan(
             self._staged,
-            {name: tuple(run.path for run in part.runs) for name, part in self._parts.items()},
+            {name: tuple(part.runs) for name, part in self._parts.items()},
             {side: len(self._ids[side]) for side in _SIDES},
             {name: part.has_weights for name, part in self._parts.items()},
             has_times=bool(self._has_times),

@@ -131,11 +131,11 @@ def read_runs(
     return np.concatenate(found) if found else np.zeros(0, dtype=dtype)
 
 
-def remove_run(run: PartRun) -> None:
+def remove_run(path: Path) -> None:
     """Delete the files of a run."""
     for side in _SIDES:
-        _data_path(run.path, side).unlink(missing_ok=True)
-        _index_path(run.path, side).unlink(missing_ok=True)
+        _data_path(path, side).unlink(missing_ok=True)
+        _index_path(path, side).unlink(missing_ok=True)
 
 
 def _write_side(path: Path, side: Side, records: Records, n_rows: int) -> None:

@@ -57,7 +57,7 @@ def test_a_run_says_what_it_holds_and_can_be_removed(tmp_path):
         assert found.rows.tolist() == np.flatnonzero(counts).tolist()
         assert found.counts.tolist() == counts[counts > 0].tolist()
     assert len(list(tmp_path.iterdir())) == 4
-    remove_run(run)
+    remove_run(run.path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -67,7 +67,7 @@ def test_held_out_parts_are_written_by_user_only(tmp_path):
     run = write_run(tmp_path / "a", "test", records, 20, 30)
     assert (run.has_weights, run.has_times) == (False, False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.user.bin", "a.user.npy"]
-    remove_run(run)
+    remove_run(run.path)
     assert list(tmp_path.iterdir()) == []
 
 
