@@ -103,6 +103,28 @@ def test_a_command_gets_a_signal_once_and_ends_before_the_node(joined: ModuleTyp
     assert log.read_text().split()[1:] == ["stopping", "left"]
 
 
+def test_a_terminal_interrupts_the_command_through_the_script_alone(joined: ModuleType) -> None:
+    script = "import os, sys; sys.exit(40 + (os.getpgrp() == os.getpid()))"
+    assert joined.run([sys.executable, "-c", script]) == 41
+
+
+def test_a_signal_before_the_command_starts_keeps_it_from_starting(
+    joined: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    status = joined.cluster_status
+
+    def interrupted(address: str, timeout_s: float) -> ClusterStatus:
+        found: ClusterStatus = status(address, timeout_s)
+        if found.nodes:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    monkeypatch.setattr(joined, "cluster_status", interrupted)
+    assert joined.run(["touch", str(tmp_path / "started")]) == 128 + signal.SIGTERM
+    assert not (tmp_path / "started").exists()
+    assert (tmp_path / "node").read_text().endswith("left\n")
+
+
 def test_a_cluster_that_cannot_be_joined_is_an_error(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
