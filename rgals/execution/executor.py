@@ -96,7 +96,8 @@ class WorkerContext(Protocol):
         owner : str
             The job that it belongs to; `Executor.release` drops all of a job.
         key : hashable
-            The key. When it is also the ``key`` of a task, the task is sent where the value is.
+            The key. A task with the key ``(owner, key)`` is sent where the value is; when such a task goes to
+            another worker all the same, the value is dropped where it was.
         load : callable
             Gives the value; it must be the same wherever and whenever it is called.
         """
@@ -150,8 +151,8 @@ class Executor(ABC):
         tasks : sequence
             One argument per call.
         keys : sequence of hashable or None
-            For each task, what it finds with `WorkerContext.resident`: the task goes to the worker that
-            ran the last task of that key, unless that one is busy and another idle.
+            For each task, what it finds with `WorkerContext.resident`, as ``(owner, key)``: the task goes to
+            the worker that ran the last task of that key, unless that one is busy and another idle.
         costs : sequence of float or None
             For each task, its expected share of the work, in any unit; None: all the same.
         prepare : callable or None
@@ -160,8 +161,8 @@ class Executor(ABC):
         Yields
         ------
         object
-            The results, in the order of ``tasks``. An exception of a task is raised in its place,
-            and later tasks may then never run. Leaving the iterator early is allowed.
+            The results, in the order of ``tasks``; arrays in them may not be writable. An exception of a task is
+            raised in its place, and later tasks may then never run. Leaving the iterator early is allowed.
 
         Raises
         ------

@@ -115,9 +115,11 @@ class _MapRun:
             pool.await_any()
         for number in self._schedule.workers - pool.ready.keys():
             self._schedule.remove_worker(number)
-        for member in list(pool.ready.values()):
-            self._schedule.add_worker(member.number)
-            self._feed(member)
+        for number in pool.ready:
+            self._schedule.add_worker(number)
+        for may_move in (False, True):
+            for member in list(pool.ready.values()):
+                self._feed(member, may_move=may_move)
         there = pool.cluster.wait([*self._calls, *pool.start_references()], LOOK_INTERVAL_S)
         pool.collect(there)
         for reference in [reference for reference in there if reference in self._calls]:
@@ -130,10 +132,10 @@ class _MapRun:
         self._calls.clear()
         self.finished.clear()
 
-    def _feed(self, member: Member) -> None:
+    def _feed(self, member: Member, *, may_move: bool) -> None:
         while True:
             n_outstanding = sum(call.worker == member.number for call in self._calls.values())
-            assignment = self._schedule.take(member.number, n_outstanding)
+            assignment = self._schedule.take(member.number, n_outstanding, may_move=may_move)
             if assignment is None:
                 return
             if assignment.left is not None:

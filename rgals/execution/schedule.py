@@ -94,7 +94,7 @@ class Schedule:
         """Let a task be handed out again: its worker was lost."""
         insort(self._free, position)
 
-    def take(self, worker: int, n_outstanding: int) -> Assignment | None:
+    def take(self, worker: int, n_outstanding: int, *, may_move: bool = True) -> Assignment | None:
         """Hand out the next task.
 
         Parameters
@@ -103,6 +103,8 @@ class Schedule:
             Who asks.
         n_outstanding : int
             Tasks that it has already.
+        may_move : bool
+            Whether it may take tasks of others; not before everybody has got their own.
 
         Returns
         -------
@@ -116,7 +118,7 @@ class Schedule:
             position = self._free.pop(0)
         elif queue:
             position = queue.popleft()
-        elif n_outstanding == 0 and (victim := self._most_behind()) is not None:
+        elif may_move and n_outstanding == 0 and (victim := self._most_behind()) is not None:
             position = self._queues[victim].pop()
         else:
             return None

@@ -1,7 +1,6 @@
 """The Ray executor on one machine: the contract, and what only Ray has."""
 
 import gc
-import logging
 import os
 import signal
 import socket
@@ -125,62 +124,6 @@ class TestOneWorker(ExecutorContract):
         blocks = [result.block for result in results]
         assert list(executor.map_ordered(tasks.totals, blocks[:4], [blocks[4:]])) == [[n * n_values for n in range(8)]]
 
-
-class TestTwoWorkers(ExecutorContract):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def executor(cls) -> Iterator[Executor]:
-        with open_local(2) as executor:
-            yield executor
-
-    def test_both_workers_take_part(self, executor: Executor) -> None:
-        assert executor.n_workers == 2
-        found = list(executor.map_ordered(tasks.sleep_where, None, [0.05] * 8))
-        assert set(found) == {"node 127.0.0.1, worker 1", "node 127.0.0.1, worker 2"}
-
-    def test_a_key_stays_with_its_worker(self, executor: Executor) -> None:
-        keys = [("sticky", key) for key in range(8)]
-        first = [r.worker for r in executor.map_blocks(tasks.fill, 1, [float(n) for n in range(8)], keys=keys)]
-        assert set(first) == {"node 127.0.0.1, worker 1", "node 127.0.0.1, worker 2"}
-        again = list(executor.map_ordered(tasks.sleep_where, None, [0.02] * 8, keys=keys))
-        assert sum(one == other for one, other in zip(first, again, strict=True)) >= 6
-        executor.release("sticky")
-
-    def test_a_key_that_moves_is_dropped_where_it_was(self, executor: Executor, tmp_path: Path) -> None:
-        shared = (str(tmp_path), "moving")
-        for key in "abcd":  # one after the other all go to the first worker
-            list(executor.map_ordered(tasks.resident_in_step, shared, [(key, None, None)], keys=[("moving", key)]))
-        assert executor.on_each_worker(tasks.n_resident, "moving") == [4, 0]
-        # It is held up by a, so the other takes d, then c, which lets a go on.
-        steps = [("a", "go", None), ("b", None, None), ("c", None, "go"), ("d", None, None)]
-        keys = [("moving", key) for key in "abcd"]
-        found = dict(executor.map_ordered(tasks.resident_in_step, shared, steps, keys=keys))
-        one, other = "node 127.0.0.1, worker 1", "node 127.0.0.1, worker 2"
-        assert found == {"a": one, "b": one, "c": other, "d": other}
-        assert executor.on_each_worker(tasks.n_resident, "moving") == [2, 2]
-        executor.release("moving")
-
-    def test_work_that_does_not_depend_on_the_worker_is_shared_out_as_workers_get_free(
-        self, executor: Executor
-    ) -> None:
-        found = list(executor.map_ordered(tasks.sleep_where, None, [0.6, *[0.02] * 10]))
-        assert found.count(found[0]) <= 3
-
-
-def _used_store_bytes() -> float:
-    total = ray.cluster_resources().get("object_store_memory", 0.0)
-    return total - ray.available_resources().get("object_store_memory", 0.0)
-
-
-class TestLocalRay:
-    """A Ray of its own: who gets in, what it listens on, what it leaves behind."""
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def executor(cls) -> Iterator[Executor]:
-        with open_local(1) as executor:
-            yield executor
-
     @pytest.fixture
     def address(self, executor: Executor) -> str:
         return str(ray.get_runtime_context().gcs_address)
@@ -256,11 +199,60 @@ class TestLocalRay:
             open_executor(ExecutorOptions("ray", address="192.0.2.1:6379"))
 
 
-def test_after_close_nothing_is_left() -> None:
+class TestTwoWorkers(ExecutorContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls) -> Iterator[Executor]:
+        with open_local(2) as executor:
+            yield executor
+
+    def test_both_workers_take_part(self, executor: Executor) -> None:
+        assert executor.n_workers == 2
+        found = list(executor.map_ordered(tasks.sleep_where, None, [0.05] * 8))
+        assert set(found) == {"node 127.0.0.1, worker 1", "node 127.0.0.1, worker 2"}
+
+    def test_a_key_stays_with_its_worker(self, executor: Executor) -> None:
+        keys = [("sticky", key) for key in range(8)]
+        first = [r.worker for r in executor.map_blocks(tasks.fill, 1, [float(n) for n in range(8)], keys=keys)]
+        assert set(first) == {"node 127.0.0.1, worker 1", "node 127.0.0.1, worker 2"}
+        again = list(executor.map_ordered(tasks.sleep_where, None, [0.02] * 8, keys=keys))
+        assert sum(one == other for one, other in zip(first, again, strict=True)) >= 6
+        executor.release("sticky")
+
+    def test_a_key_that_moves_is_dropped_where_it_was(self, executor: Executor, tmp_path: Path) -> None:
+        shared = (str(tmp_path), "moving")
+        for key in "abcd":  # one after the other all go to the first worker
+            list(executor.map_ordered(tasks.resident_in_step, shared, [(key, None, None)], keys=[("moving", key)]))
+        assert executor.on_each_worker(tasks.n_resident, "moving") == [4, 0]
+        # It is held up by a, so the other takes d, then c, which lets a go on.
+        steps = [("a", "go", None), ("b", None, None), ("c", None, "go"), ("d", None, None)]
+        keys = [("moving", key) for key in "abcd"]
+        found = dict(executor.map_ordered(tasks.resident_in_step, shared, steps, keys=keys))
+        one, other = "node 127.0.0.1, worker 1", "node 127.0.0.1, worker 2"
+        assert found == {"a": one, "b": one, "c": other, "d": other}
+        assert executor.on_each_worker(tasks.n_resident, "moving") == [2, 2]
+        executor.release("moving")
+
+    def test_work_that_does_not_depend_on_the_worker_is_shared_out_as_workers_get_free(
+        self, executor: Executor
+    ) -> None:
+        found = list(executor.map_ordered(tasks.sleep_where, None, [0.6, *[0.02] * 10]))
+        assert found.count(found[0]) <= 3
+
+
+def _used_store_bytes() -> float:
+    total = ray.cluster_resources().get("object_store_memory", 0.0)
+    return total - ray.available_resources().get("object_store_memory", 0.0)
+
+
+def test_after_close_nothing_is_left(caplog: pytest.LogCaptureFixture) -> None:
+    n_cpus = len(os.sched_getaffinity(0))
     before = {name: value for name, value in os.environ.items() if name.startswith(("RAY_", "PYTHONPATH"))}
     old = {process.pid for process in descendants()}
     handler = signal.getsignal(signal.SIGTERM)
-    executor = open_local(2)
+    executor = open_local(2, worker_cpus=n_cpus)
+    assert f"2 workers with {n_cpus} CPUs each are more than the {n_cpus} CPUs of this machine" in caplog.text
+    assert (executor.n_workers, executor.n_threads) == (2, n_cpus)
     started = [process for process in descendants() if process.pid not in old]
     folder = Path(os.environ["RAY_AUTH_TOKEN_PATH"]).parent
     unfinished = executor.map_ordered(tasks.add, 0, range(100))
@@ -285,13 +277,6 @@ def test_after_close_nothing_is_left() -> None:
     del unfinished, block
     gc.collect()
     assert not ray.is_initialized()
-
-
-def test_more_cpus_than_the_machine_has_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    n_cpus = len(os.sched_getaffinity(0))
-    with caplog.at_level(logging.WARNING, "rgals"), open_local(1, worker_cpus=n_cpus + 1) as executor:
-        assert executor.n_threads == n_cpus + 1
-    assert f"1 workers with {n_cpus + 1} CPUs each are more than the {n_cpus} CPUs of this machine" in caplog.text
 
 
 def test_blocks_that_do_not_fit_are_refused_before_anything_is_started() -> None:

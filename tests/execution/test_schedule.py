@@ -87,6 +87,7 @@ def test_an_idle_worker_takes_the_last_task_of_the_one_that_is_most_behind() -> 
 def test_a_worker_that_still_runs_something_takes_nothing_from_others() -> None:
     schedule = Schedule(3, list("abc"), None, dict.fromkeys("abc", 1), [1, 2])
     assert schedule.take(2, 1) is None
+    assert schedule.take(2, 0, may_move=False) is None
     assert schedule.take(2, 0) == Assignment(2, left=1)
 
 

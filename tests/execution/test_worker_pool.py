@@ -254,6 +254,14 @@ class TestKeys:
         assert all(entry[0] == 1 for entry in cluster.log if entry[1] == "forget")
         assert {key for key in keys if pool.homes[key] == 2} == set(moved)
 
+    @pytest.mark.parametrize("home", [1, 2, 3])
+    def test_a_key_stays_where_it_is_while_its_worker_is_free(self, home: int) -> None:
+        cluster = FakeCluster({"a": 3})
+        pool = start(cluster, n_wanted=3, worker_cpus=1)
+        pool.homes.update({("job", 1): home, ("job", 2): home})
+        found = FakeExecutor(pool).map_ordered(tasks.who, None, [1, 2], keys=[("job", 1), ("job", 2)])
+        assert list(found) == [f"node a, worker {home}"] * 2
+
     def test_a_map_that_has_ended_is_forgotten_by_every_worker(self) -> None:
         cluster = FakeCluster({"a": 2})
         executor = FakeExecutor(start(cluster, n_wanted=2, worker_cpus=1))
