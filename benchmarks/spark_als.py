@@ -7,7 +7,8 @@
         --work FOLDER --json spark_als.json
 
 Both train on the train part with the same number of factors, sweeps and threads. Both have alpha and ridge
-chosen by NDCG on the validation part, by the same walk of at most ``--trials`` trials from their defaults.
+chosen by NDCG on the validation part, by the same walk of at most ``--trials`` trials from their defaults;
+with ``--search-factors`` these are cheap, and up to ``--final-trials`` more follow at the full number of factors.
 Both are tested by the evaluation of rgals: all items ranked, train and validation items left out.
 
 Spark runs in a process of its own (``local[threads]``), its input cached. Seconds of an iteration are the
@@ -20,24 +21,24 @@ Run it again after an interruption: trials and halves that are done are kept in 
 
 import argparse
 import json
+import math
 import os
 import shutil
 import statistics
-import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from machine import provenance
-from pattern_search import search
+from pattern_search import Trial, search
 from process_memory import MemoryWatch, run_measured
 from rich.console import Console
 from rich.table import Table
+from spark_client import SparkProcess, read_spark_factors
 
 from rgals.artifact.model import Model
 from rgals.baselines.model import FittedBaseline
@@ -49,83 +50,6 @@ from rgals.numerics.sparse import InteractionRows
 
 ITERATIONS = (2, 6)
 """Of the two fits whose difference is timed."""
-
-
-class SparkProcess:
-    """A Spark in a process of its own that fits on request; a context manager.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-        The command line.
-    """
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        options, environment = [args.spark_java_options], {"SPARK_LOCAL_IP": "127.0.0.1", "OPENBLAS_NUM_THREADS": "1"}
-        if args.native_blas:
-            folder = args.native_blas.resolve()
-            options += [
-                f"-Ddev.ludovic.netlib.{name}.nativeLibPath={folder}/lib{name}.so.3" for name in ("blas", "lapack")
-            ]
-            environment["LD_LIBRARY_PATH"] = f"{folder}:{folder.parent}:{os.environ.get('LD_LIBRARY_PATH', '')}"
-        settings = {
-            "threads": args.threads,
-            "memory": args.spark_memory,
-            "java_options": " ".join(option for option in options if option),
-            "scratch": str(args.work / "spark-scratch"),
-            "train": str(args.dataset.resolve() / "by_user"),
-        }
-        self._log = (args.work / "spark.log").open("ab")
-        self._process = subprocess.Popen(
-            [args.spark_python, str(Path(__file__).with_name("spark_process.py")), json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            env={**os.environ, **environment},
-        )
-        self.pid = self._process.pid
-        """Root of the process tree."""
-
-    def __enter__(self) -> "SparkProcess":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._process.terminate()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-        self._log.close()
-
-    def wait(self) -> dict[str, Any]:
-        """Wait for an answer."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("ANSWER "):
-                found: dict[str, Any] = json.loads(line.removeprefix("ANSWER "))
-                if "error" in found:
-                    raise SystemExit(f"Spark: {found['error']}; see {self._log.name}")
-                return found
-        raise SystemExit(f"Spark ended with code {self._process.wait()}; see {self._log.name}")
-
-    def fit(self, **request: Any) -> dict[str, Any]:
-        """Fit with rank, iterations, alpha, reg, blocks and seed; write the factors to ``output`` if given."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return self.wait()
-
-
-def read_spark_factors(folder: Path, n_rows: int, n_factors: int) -> Factors:
-    """Read factors that Spark wrote; a row without interactions has none and gets zeros."""
-    table = pq.read_table(folder)
-    factors = np.zeros((n_rows, n_factors), dtype=np.float32)
-    features = pa.concat_arrays(table["features"].chunks).flatten()
-    factors[table["id"].to_numpy()] = features.to_numpy(zero_copy_only=False).reshape(-1, n_factors)
-    return factors
 
 
 def as_scoring_model(
@@ -173,6 +97,30 @@ def mean_ndcg(model: FittedBaseline, users: EvaluatedUsers, args: argparse.Names
     return float(values.by_user[f"ndcg@{args.k}"].mean())
 
 
+def choose(
+    side: str, measure: Callable[[int, float, float], float], dataset: Dataset, args: argparse.Namespace
+) -> tuple[Trial, int]:
+    """Choose alpha and reg: at few factors from the defaults, and from what was best there at all factors."""
+    best, n_trials = Trial(*getattr(args, f"{side}_start"), float("nan")), 0
+    stages = [(args.search_factors, (10.0, math.sqrt(10)), args.trials)]
+    if args.search_factors != args.factors:
+        stages.append((args.factors, (math.sqrt(10),), args.final_trials))
+    for n_factors, steps, limit in stages:
+        names = ["sweeps", "seed", "validation_users", "k", *(["loss"] if side == "rgals" else [])]
+        options = [f"{name}={getattr(args, name)}" for name in names]
+        print(f"  {n_factors} factors", flush=True)
+        best, trials = search(
+            (best.alpha, best.reg),
+            steps,
+            limit,
+            partial(measure, n_factors),
+            args.work / f"{side}-trials-{n_factors}.json",
+            " ".join([f"dataset={dataset.fingerprint[:12]}", f"factors={n_factors}", *options]),
+        )
+        n_trials += len(trials)
+    return best, n_trials
+
+
 def choose_blocks(spark: SparkProcess, args: argparse.Namespace) -> tuple[int, dict[int, float]]:
     """Time the wanted numbers of blocks, by the difference of two short fits, and take the fastest."""
     shared = {"rank": args.search_factors, "alpha": 1.0, "reg": 0.1, "seed": args.seed}
@@ -193,16 +141,14 @@ def run_spark(dataset: Dataset, args: argparse.Namespace) -> dict[str, Any]:
         spark.wait()
         blocks, block_seconds = choose_blocks(spark, args)
 
-        def try_out(alpha: float, reg: float) -> float:
+        def try_out(n_factors: int, alpha: float, reg: float) -> float:
             spark.fit(
-                rank=args.search_factors, iterations=args.sweeps, alpha=alpha, reg=reg, blocks=blocks, seed=args.seed,
+                rank=n_factors, iterations=args.sweeps, alpha=alpha, reg=reg, blocks=blocks, seed=args.seed,
                 output=str(trial_folder),
             )  # fmt: skip
-            return mean_ndcg(load_spark_model(dataset, trial_folder, args.search_factors, {}), users, args)
+            return mean_ndcg(load_spark_model(dataset, trial_folder, n_factors, {}), users, args)
 
-        best, trials = search(
-            args.spark_start, args.trials, try_out, args.work / "spark-trials.json", identity(dataset, args, "spark")
-        )
+        best, n_trials = choose("spark", try_out, dataset, args)
     chosen = {"rank": args.factors, "alpha": best.alpha, "reg": best.reg, "blocks": blocks, "seed": args.seed}
     load_before = os.getloadavg()[0]
     with SparkProcess(args) as spark:
@@ -227,7 +173,7 @@ def run_spark(dataset: Dataset, args: argparse.Namespace) -> dict[str, Any]:
         "memory": watch.summary(),
         "seconds_by_blocks": block_seconds,
         "validation_ndcg": best.ndcg,
-        "n_trials": len(trials),
+        "n_trials": n_trials,
         "load_before": load_before,
         **ready,
     }
@@ -252,17 +198,15 @@ def run_rgals(dataset: Dataset, args: argparse.Namespace) -> dict[str, Any]:
     users = validation_sample(dataset, args.validation_users)
     trial_folder = args.work / "rgals-trial"
 
-    def try_out(alpha: float, reg: float) -> float:
+    def try_out(n_factors: int, alpha: float, reg: float) -> float:
         try:
-            train_rgals(args, args.search_factors, alpha, reg, trial_folder, watch=False)
+            train_rgals(args, n_factors, alpha, reg, trial_folder, watch=False)
         except SystemExit as error:  # a ridge too small for the objective to fall
             print(f"  {error}")
             return float("nan")
         return mean_ndcg(load_rgals_model(trial_folder, {}), users, args)
 
-    best, trials = search(
-        args.rgals_start, args.trials, try_out, args.work / "rgals-trials.json", identity(dataset, args, "rgals")
-    )
+    best, n_trials = choose("rgals", try_out, dataset, args)
     load_before = os.getloadavg()[0]
     folder, model = args.work / "rgals-model", (args.factors, best.alpha, best.reg)
     _, watched = train_rgals(args, *model, folder, watch=True)
@@ -280,7 +224,7 @@ def run_rgals(dataset: Dataset, args: argparse.Namespace) -> dict[str, Any]:
         "sweeps_s": sweeps,
         "memory": watched.memory,
         "validation_ndcg": best.ndcg,
-        "n_trials": len(trials),
+        "n_trials": n_trials,
         "load_before": load_before,
     }  # fmt: skip
 
@@ -388,7 +332,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--loss", default="rg2", help="loss of rgals; ials is the one that Spark has")
     parser.add_argument("--trials", type=int, default=16, help="of each half's search, at most")
-    parser.add_argument("--search-factors", type=int, help="factors of the trials; --factors when left out")
+    parser.add_argument("--search-factors", type=int, help="factors of these trials; --factors when left out")
+    parser.add_argument("--final-trials", type=int, default=8, help="around the best of them, with --factors")
     parser.add_argument("--spark-start", default="1,0.1", help="alpha and regParam of its first trial: its defaults")
     parser.add_argument("--rgals-start", default="0.03,0.1", help="alpha and reg of its first trial: its defaults")
     parser.add_argument("--validation-users", type=int, default=10_000, help="users by whom trials are measured")
