@@ -1,7 +1,9 @@
 """What a run needs: each term by hand, growth in every argument, and settings near a plan that fit."""
 
 import dataclasses
+import importlib.util
 import math
+from pathlib import Path
 
 import psutil
 import pytest
@@ -474,3 +476,24 @@ def test_seconds_never_fall_with_more_interactions_and_never_rise_with_more_cpus
     assert seconds(slower).total_s >= seconds(asked).total_s
     faster = dataclasses.replace(asked, worker_cpus=max(4, asked.worker_cpus) * factor)
     assert seconds(faster).total_s <= seconds(asked).total_s
+
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGE = (REPOSITORY / "docs" / "scaling.md").read_text()
+NOT_ON_THE_PAGE = {"factor_bytes", "hottest_row", "shard_bytes"}
+
+
+@pytest.mark.parametrize("name", sorted(set(plan_terms.__all__) - NOT_ON_THE_PAGE))
+def test_the_documentation_has_the_formula_of_each_term(name):
+    formula = getattr(plan_terms, name).__doc__.partition(":")[0]
+    assert f"`{formula}`" in PAGE
+
+
+def test_the_tables_of_the_documentation_are_those_of_the_script():
+    spec = importlib.util.spec_from_file_location("scaling_table", REPOSITORY / "benchmarks" / "scaling_table.py")
+    assert spec is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.tables() in PAGE
+    assert script.put_tables(PAGE) == PAGE
+    assert PAGE.count("10¹⁰ | 128 |") == 6
