@@ -1,6 +1,7 @@
 """The Ray executor on one machine: the contract, and what only Ray has."""
 
 import gc
+import importlib
 import os
 import signal
 import socket
@@ -91,9 +92,6 @@ class TestOneWorker(ExecutorContract):
         assert next(results) == 1
         with pytest.raises(ClusterError, match="No module named 'a_module_that_is_nowhere'"):
             next(results)
-
-    def test_blas_runs_on_one_thread_in_a_worker(self, executor: Executor) -> None:
-        assert list(executor.map_ordered(tasks.blas_threads, None, [0])) == [{1}]
 
     def test_blocks_are_dropped_with_their_handles(self, executor: Executor) -> None:
         n_values = STORE_BYTES // 4 // 4  # four of them fill the store
@@ -245,16 +243,34 @@ def _used_store_bytes() -> float:
     return total - ray.available_resources().get("object_store_memory", 0.0)
 
 
-def test_after_close_nothing_is_left(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def _own_sigterm() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, _handle_sigterm)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def _handle_sigterm(number: int, frame: object) -> None:
+    raise AssertionError(number)
+
+
+@pytest.mark.usefixtures("_own_sigterm")
+def test_after_close_nothing_is_left(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "only_on_the_path.py").write_text("def double(shared, task, context): return 2 * task\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
     n_cpus = len(os.sched_getaffinity(0))
     before = {name: value for name, value in os.environ.items() if name.startswith(("RAY_", "PYTHONPATH"))}
     old = {process.pid for process in descendants()}
-    handler = signal.getsignal(signal.SIGTERM)
     executor = open_local(2, worker_cpus=n_cpus)
     assert f"2 workers with {n_cpus} CPUs each are more than the {n_cpus} CPUs of this machine" in caplog.text
     assert (executor.n_workers, executor.n_threads) == (2, n_cpus)
     started = [process for process in descendants() if process.pid not in old]
     folder = Path(os.environ["RAY_AUTH_TOKEN_PATH"]).parent
+    assert signal.getsignal(signal.SIGTERM) is _handle_sigterm
+    assert list(executor.map_ordered(tasks.blas_threads, None, range(2))) == [{1}] * 2
+    assert list(executor.map_ordered(importlib.import_module("only_on_the_path").double, None, [4])) == [8]
     unfinished = executor.map_ordered(tasks.add, 0, range(100))
     assert next(unfinished) == 0
     block = executor.put(np.ones(3))
@@ -264,7 +280,7 @@ def test_after_close_nothing_is_left(caplog: pytest.LogCaptureFixture) -> None:
     wait_until(lambda: are_gone(started), "the processes have ended")
     assert not folder.exists()
     assert {name: value for name, value in os.environ.items() if name.startswith(("RAY_", "PYTHONPATH"))} == before
-    assert signal.getsignal(signal.SIGTERM) == handler
+    assert signal.getsignal(signal.SIGTERM) is _handle_sigterm
     with pytest.raises(InputError, match="it was closed"):
         next(executor.map_ordered(tasks.add, 0, [1]))
     with pytest.raises(InputError, match="it was closed"):

@@ -92,11 +92,16 @@ class TestProcesses:
         assert list(found) == list(range(8))
         assert (tmp_path / "killed").exists()
 
-    def test_a_task_that_always_kills_its_worker_is_given_up(self, executor: Executor) -> None:
+    def test_a_task_that_always_kills_its_worker_is_given_up(
+        self, executor: Executor, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        caplog.set_level(logging.DEBUG, "rgals")
         results = executor.map_ordered(tasks.kill_itself, 2, range(6))
         with pytest.raises(WorkerLostError, match=r"task 2 of 6 ended node .* memory") as caught:
             list(results)
         assert "Worker exit type" in str(caught.value)
+        wait_until(lambda: "A worker died or was killed" in caplog.text, "Ray's own words are in the log")
+        assert capfd.readouterr().out == ""
         assert list(executor.map_ordered(tasks.add, 0, range(4))) == list(range(4))
 
     def test_what_every_worker_runs_survives_a_worker_that_was_lost_before(self, executor: Executor) -> None:
