@@ -118,7 +118,7 @@ def train(
     opened = Dataset.open(dataset)
     initial = None if warm_start is None else _read_warm_start(Model.open(warm_start), opened)
     plan = check_training(opened, settings, where, target, is_checked=is_planned)
-    store_bytes = plan.object_store_bytes if is_planned else 0
+    store_bytes = plan.block_bytes if is_planned else 0
     with open_executor(where, needed_object_store_bytes=store_bytes) as workforce:
         run = _Run(opened, settings, workforce, initial, place, _RESUME_MODES[resume], overwrite, events)
         result = _train(run)
