@@ -112,23 +112,25 @@ def read_runs(
     """
     block_rows = _block_rows(n_rows)
     first, last = start // block_rows, -(-stop // block_rows)
-    found: list[Records] = []
-    for path in paths:
-        index = np.load(_index_path(path, side), mmap_mode="r")
-        begin, n_records = int(index[first]), int(index[last] - index[first])
-        if not n_records:
+    indexes = [np.load(_index_path(path, side), mmap_mode="r") for path in paths]
+    places = [(int(index[first]), int(index[last])) for index in indexes]
+    gathered = np.empty(sum(end - begin for begin, end in places), dtype=dtype)  # not twice in memory
+    n_gathered = 0
+    for path, (begin, end) in zip(paths, places, strict=True):
+        if begin == end:
             continue
         file = _data_path(path, side)
-        records = np.fromfile(file, dtype=dtype, count=n_records, offset=begin * dtype.itemsize)
-        if records.size != n_records:
+        records = np.fromfile(file, dtype=dtype, count=end - begin, offset=begin * dtype.itemsize)
+        if records.size != end - begin:
             raise DataError(
-                f"{file}: expected {n_records} records, found {records.size}; was the scratch folder changed?"
+                f"{file}: expected {end - begin} records, found {records.size}; was the scratch folder changed?"
             )
         if start % block_rows or stop % block_rows:
             rows = records[side]
             records = records[(rows >= start) & (rows < stop)]
-        found.append(records)
-    return np.concatenate(found) if found else np.zeros(0, dtype=dtype)
+        gathered[n_gathered : n_gathered + records.size] = records
+        n_gathered += records.size
+    return gathered[:n_gathered]
 
 
 def remove_run(path: Path) -> None:

@@ -148,6 +148,7 @@ def sort_records(records: Records, side: Side) -> Records:
             f"user row {record['user']}, item row {record['item']}: expected one interaction, found "
             f"{int(is_repeated.sum()) + 1} or more entries; merge duplicates before writing a dataset"
         )
+    del keys, ordered
     return records[order]
 
 

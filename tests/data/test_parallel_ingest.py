@@ -145,6 +145,7 @@ def test_rejected_rows_are_kept_in_the_order_of_the_sources(reference):
     assert places == sorted(places)
 
 
+@pytest.mark.usefixtures("small_steps")
 def test_every_stage_tells_its_progress(tmp_path, sources):
     seen = []
     ingest(
