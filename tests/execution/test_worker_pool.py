@@ -15,6 +15,8 @@ from tests.execution import tasks
 from tests.execution.contract import ExecutorContract
 from tests.execution.fake_cluster import FakeCluster
 
+pytestmark = pytest.mark.timeout(60)
+
 
 class FakeExecutor(PooledExecutor):
     def close(self) -> None:
