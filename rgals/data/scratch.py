@@ -46,9 +46,9 @@ class Scratch:
         path.mkdir()
         return path
 
-    def note_staged(self, staged: Folder) -> None:
+    def note_staged(self, staged: Folder | None) -> None:
         """Keep the name of the folder that the dataset is staged in, for the run that may have to clear it away."""
-        local = staged.local_path
+        local = None if staged is None else staged.local_path
         content = {"boot_id": _boot_id(), "output": str(self._output), "staged": None if local is None else local.name}
         self._lock.seek(0)
         self._lock.write(json.dumps(content).encode())
@@ -95,7 +95,9 @@ def scratch_folder(output: Folder, parent: str | Path | None = None) -> Iterator
     try:
         with suppress(OSError):  # a filesystem without locks: a killed run stays where it is
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield Scratch(path, lock, output)
+        scratch = Scratch(path, lock, output)
+        scratch.note_staged(None)
+        yield scratch
     finally:
         _remove(path)
         lock.close()

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -269,6 +271,24 @@ def test_a_failed_run_by_ray_leaves_nothing(tmp_path, sources, ray_executor):
     with pytest.raises(KeyboardInterrupt):
         ingest([sources], tmp_path / "d", OPTIONS, runner=ray_executor, progress=interrupt)
     assert list(tmp_path.iterdir()) == []
+
+
+def process_id(_shared, _position, _context):
+    return os.getpid()
+
+
+@pytest.mark.parametrize("stage", ["merge", "write"])
+def test_a_ray_worker_that_dies_changes_nothing(tmp_path, sources, reference, ray_executor, stage):
+    doomed = ray_executor.on_each_worker(process_id, None)[:1]
+
+    def kill(now, done, _total):
+        if now == stage and done and doomed:
+            os.kill(doomed.pop(), signal.SIGKILL)
+
+    ingest([sources], tmp_path / "d", OPTIONS, runner=ray_executor, n_buckets=12, progress=kill)
+    assert doomed == []
+    assert file_bytes(tmp_path / "d") == file_bytes(reference)
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 def test_ray_workers_read_and_write_an_object_store(tmp_path, sources, reference, ray_executor, monkeypatch):
