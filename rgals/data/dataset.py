@@ -61,13 +61,33 @@ class Dataset:
 
     _location: str | Path | Folder
 
+    _expected: str = ""
+    """Fingerprint that a dataset sent from another process must have; it is compared when the folder is opened."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in {"_folder", "_manifest", "_files", "_verified"} or not self._expected:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        found = Dataset.open(self._location)
+        if found.fingerprint != self._expected:
+            raise DataError(
+                f"{found._folder}: expected dataset {self._expected[:12]}, found {found.fingerprint[:12]} on this "
+                "machine; every node must see the same folder, and it must not be replaced while it is in use"
+            )
+        self._folder, self._manifest, self._files = found._folder, found._manifest, found._files
+        self._verified = set()
+        return self.__dict__[name]
+
     @property
     def location(self) -> str | Path | Folder:
         """What `open` was given; opening it again gives an equal dataset."""
         return self._location
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open_same, (self._location, self.fingerprint)
+        location = self._location
+        if not isinstance(location, Folder) and "://" not in str(location):
+            # A relative path means another place in another process.
+            location = type(location)(Path(location).expanduser().absolute())
+        return _open_later, (location, self.fingerprint)
 
     def __repr__(self) -> str:
         return (
@@ -269,14 +289,10 @@ def _concatenate(parts: list[SortedEntries]) -> SortedEntries:
     )
 
 
-def _open_same(location: str | Path | Folder, fingerprint: str) -> Dataset:
-    """Open a dataset in another process, and make sure that it finds the same one there."""
-    dataset = Dataset.open(location)
-    if dataset.fingerprint != fingerprint:
-        raise DataError(
-            f"{dataset._folder}: expected dataset {fingerprint[:12]}, found {dataset.fingerprint[:12]} on this machine; "
-            "every node must see the same folder, and it must not be replaced while it is in use"
-        )
+def _open_later(location: str | Path | Folder, fingerprint: str) -> Dataset:
+    """Make a dataset that opens itself, in another process, when it is first asked for something."""
+    dataset = Dataset.__new__(Dataset)
+    dataset._location, dataset._expected = location, fingerprint
     return dataset
 
 

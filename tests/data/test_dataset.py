@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -44,6 +45,23 @@ def test_a_dataset_opens_again_in_another_process(dataset):
     assert again.fingerprint == dataset.fingerprint
     assert again.location == dataset.location
     assert_same(again.read_part("test"), dataset.read_part("test"))
+
+
+def test_a_relative_location_is_the_same_folder_in_another_process(dataset, tmp_path, monkeypatch):
+    folder = Path(dataset.location)
+    monkeypatch.chdir(folder.parent)
+    content = pickle.dumps(Dataset.open(folder.name))
+    monkeypatch.chdir(tmp_path.parent)
+    assert pickle.loads(content).fingerprint == dataset.fingerprint
+
+
+def test_another_dataset_in_its_place_is_an_error_when_it_is_first_used(tmp_path, dataset):
+    content = pickle.dumps(dataset)
+    shutil.rmtree(dataset.location)
+    write(Path(dataset.location), make_entries(5))
+    again = pickle.loads(content)
+    with pytest.raises(DataError, match=r"expected dataset \w+, found \w+ on this machine; every node must see"):
+        again.load_shard("user", 0)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def write_dataset(folder, seed):
 
 def slow_config(**options):
     """Give options with which a half-step takes long enough to be interrupted."""
-    defaults = {"n_factors": 192, "n_sweeps": 4, "solver": "cholesky", "alpha": 0.5, "reg": 0.1, "softmax_users": 0}
+    defaults = {"n_factors": 160, "n_sweeps": 4, "solver": "cholesky", "alpha": 0.5, "reg": 0.1, "softmax_users": 0}
     return TrainingConfig(**{**defaults, **options})
 
 

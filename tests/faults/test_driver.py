@@ -11,7 +11,7 @@ from rgals.training.trainer import train
 from tests.faults.conftest import slow_config, write_dataset
 from tests.faults.test_lost_workers import check_same
 
-SLOW = ["--n-factors", "192", "--solver", "cholesky", "--alpha", "0.5", "--n-sweeps", "4", "--softmax-users", "0"]
+SLOW = ["--n-factors", "160", "--solver", "cholesky", "--alpha", "0.5", "--n-sweeps", "4", "--softmax-users", "0"]
 
 
 def command(dataset, model, *options):
@@ -79,7 +79,7 @@ def test_an_object_store_that_is_too_small_is_refused_with_numbers(cluster_of, t
 
 def test_an_object_store_that_is_too_small_all_the_same_gives_the_right_factors(cluster_of, source):
     """Blocks go to disk and come back: slow, but right."""
-    config = slow_config(n_factors=1536, n_sweeps=2, solver="cg", cg_steps=1)
+    config = slow_config(n_factors=1536, n_sweeps=1, solver="cg", cg_steps=1)
     here = train(source, config, executor=InProcessExecutor(2))
     expected = here.user_factors.copy(), here.item_factors.copy(), here.history
     cluster = cluster_of(1, store_bytes=80 << 20)
