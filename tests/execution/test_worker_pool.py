@@ -143,6 +143,7 @@ class TestLater:
             clock.sleep(2)
             assert set(executor.map_ordered(tasks.who, None, range(9))) == {"node a, worker 1"}
         assert caplog.text.count("node b, worker 2 is not used: found rgals 9") == 1
+        assert list(cluster.workers) == [1, 2]
 
     def test_a_node_that_leaves_takes_its_worker_along(self, clock: Clock) -> None:
         cluster = FakeCluster({"a": 1, "b": 1})
@@ -154,6 +155,14 @@ class TestLater:
         assert list(results)[-4:] == ["node b, worker 2"] * 4
         assert executor.n_workers == 1
         assert 1 in cluster.stopped
+
+    def test_nothing_is_sent_to_a_node_that_has_left_between_two_maps(self, clock: Clock) -> None:
+        cluster = FakeCluster({"a": 1, "b": 1})
+        executor = FakeExecutor(start(cluster))
+        cluster.lose_node("a")
+        clock.sleep(2)
+        assert list(executor.map_ordered(tasks.who, None, range(6))) == ["node b, worker 2"] * 6
+        assert {number for number, *_ in cluster.log} == {2}
 
     def test_new_nodes_are_not_looked_for_all_the_time(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
         cluster = FakeCluster({"a": 1})
