@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rgals.errors import WorkerLostError
+from rgals.errors import BlockLostError, WorkerLostError
 from rgals.execution.schedule import Schedule
 from rgals.execution.worker import Failure, Report
 from rgals.execution.worker_pool import LOOK_INTERVAL_S, Member, WorkerGoneError, WorkerPool
@@ -13,6 +13,9 @@ __all__ = ["MAX_LOSSES", "Finished", "lost_too_often", "run_map"]
 
 MAX_LOSSES = 3
 """Workers that one task may lose."""
+
+RESULTS_AHEAD = 4
+"""Results per worker that may wait for an earlier one, where tasks have no keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ def run_map(
     try:
         for position in range(len(tasks)):
             while position not in run.finished:
-                run.step()
+                run.step(position)
             yield run.finished.pop(position)
     finally:
         run.end()
@@ -107,8 +110,14 @@ class _MapRun:
         self._n_losses: dict[int, int] = {}
         self._blamed: set[int] = set()
 
-    def step(self) -> None:
-        """Hand out what can be handed out, and wait until something has happened."""
+    def step(self, awaited: int) -> None:
+        """Hand out what can be handed out, and wait until something has happened.
+
+        Parameters
+        ----------
+        awaited : int
+            The task whose result is wanted next.
+        """
         pool = self._pool
         pool.look(is_forced=False)
         if not pool.ready and not self._calls:
@@ -117,13 +126,20 @@ class _MapRun:
             self._schedule.remove_worker(number)
         for number in pool.ready:
             self._schedule.add_worker(number)
-        for may_move in (False, True):
-            for member in list(pool.ready.values()):
-                self._feed(member, may_move=may_move)
+        if not self._is_far_ahead(awaited):
+            for may_move in (False, True):
+                for member in list(pool.ready.values()):
+                    self._feed(member, may_move=may_move)
         there = pool.cluster.wait([*self._calls, *pool.start_references()], LOOK_INTERVAL_S)
         pool.collect(there)
         for reference in [reference for reference in there if reference in self._calls]:
             self._receive(reference)
+
+    def _is_far_ahead(self, awaited: int) -> bool:
+        """Tell whether enough results wait for that of a slow task; tasks with keys are left to their workers."""
+        if self._keys is not None or len(self.finished) < RESULTS_AHEAD * len(self._pool.ready):
+            return False
+        return any(call.position == awaited for call in self._calls.values())
 
     def end(self) -> None:
         """Let the workers forget the map, after what they have still to run of it."""
@@ -174,6 +190,10 @@ class _MapRun:
         except Exception as error:  # noqa: BLE001 - a task or a result that cannot be sent; raised in its place
             trace = "\n".join(getattr(error, "__notes__", []))
             report = Report(None, 0, 0.0, 0.0, Failure(type(error), error.args, {}, trace))
+        failure = report.failure
+        if failure is not None and issubclass(failure.kind, BlockLostError):
+            # Whoever awaits an earlier result cannot use it either: it is better to know at once.
+            raise failure.as_error(call.name)
         self.finished[call.position] = Finished(call.block, report, call.name)
 
     def _count_loss(self, call: _Call, error: WorkerGoneError) -> None:
