@@ -41,6 +41,7 @@ class PrivateSession:
             "RAY_AUTH_TOKEN": None,  # it would go before the path
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",  # Ray's 15 lets any other process go before the training
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             "RAY_ADDRESS": None,
             "PYTHONPATH": python_path(sys.path, self._environment.get("PYTHONPATH")),
