@@ -65,6 +65,8 @@ class SharedHalfStep:
         Name of the run, under which workers keep their shards.
     shards : Block of WeightedShards
         Where shards are loaded from.
+    most_rows : int
+        Rows of the larger side.
     fixed : SideFactors
         The fixed side.
     fixed_matrix, initial_matrix : float32 arrays of shape (n_factors, n_factors)
@@ -79,6 +81,7 @@ class SharedHalfStep:
 
     run: str
     shards: Block[WeightedShards]
+    most_rows: int
     fixed: SideFactors
     fixed_matrix: Factors
     initial_matrix: Factors
@@ -112,8 +115,15 @@ class _Prepared:
 
 
 def gather_fixed(shared: SharedHalfStep, context: WorkerContext) -> _Prepared:
-    """Bring the fixed side into one rotated array of this worker, a block at a time."""
-    fixed = np.empty((shared.fixed.n_rows, shared.fixed.n_factors), dtype=np.float32)
+    """Bring the fixed side into one rotated array of this worker, a block at a time.
+
+    The array's memory is kept for the next half-step: fresh memory costs more time than the rotation.
+    """
+    n_rows, n_factors = shared.fixed.n_rows, shared.fixed.n_factors
+    memory = context.resident(
+        shared.run, "fixed side", lambda: np.empty(shared.most_rows * n_factors, dtype=np.float32)
+    )
+    fixed = memory[: n_rows * n_factors].reshape(n_rows, n_factors)
     for shard, block in zip(shared.fixed.ranges, context.fetch_each(shared.fixed.blocks), strict=True):
         rotate(block, shared.fixed_matrix, context.n_threads, out=fixed[shard.start : shard.stop])
     return _Prepared(shared, _build_system(shared, fixed))

@@ -312,6 +312,7 @@ class AlternatingSolver:
         return SharedHalfStep(
             self._run,
             self._shards_block,
+            max(self._shards.source.n_users, self._shards.source.n_items),
             fixed,
             fixed_matrix,
             initial_matrix,
