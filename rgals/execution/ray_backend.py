@@ -98,10 +98,16 @@ class _RayCluster:
         self._actor = ray.remote(_Actor)
 
     def nodes(self) -> list[NodeFacts]:
+        try:
+            alive = [node for node in ray.nodes() if node["Alive"]]
+        except Exception as error:
+            raise ClusterError(
+                f"the cluster does not say which nodes it has ({_explain(error)}); see whether its head lives, "
+                "and go on from the last checkpoint"
+            ) from error
         found = [
             NodeFacts(node["NodeID"], node["NodeManagerAddress"], int(node["Resources"].get("CPU", 0)))
-            for node in ray.nodes()
-            if node["Alive"]
+            for node in alive
         ]
         return sorted((node for node in found if node.n_cpus > 0), key=lambda node: (node.address, node.node))
 

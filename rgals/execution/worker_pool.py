@@ -171,8 +171,7 @@ class WorkerPool:
             try:
                 facts: WorkerFacts = self.cluster.get(member.ready_reference)
             except Exception as error:  # noqa: BLE001 - whatever its start failed with
-                self._n_failed_starts += 1
-                self._next_start = time.monotonic() + min(2.0 ** (self._n_failed_starts - 1) - 1, MAX_PAUSE_S)
+                self._note_failed_start()
                 self._last_loss = str(error)
                 LOGGER.warning("A worker could not be started: %s", error)
                 self.cluster.stop_worker(member.handle)
@@ -181,6 +180,7 @@ class WorkerPool:
                 LOGGER.warning("%s is not used: %s", facts.name, difference)
                 self._last_loss = f"{facts.name}: {difference}"
                 self._refused_nodes.add(facts.node)
+                self._note_failed_start()
                 self.cluster.stop_worker(member.handle)
                 continue
             member.name, member.process_id, member.node = facts.name, facts.process_id, facts.node
@@ -197,6 +197,8 @@ class WorkerPool:
         self.cluster.stop_worker(member.handle)
         for key in [key for key, home in self.homes.items() if home == number]:
             del self.homes[key]
+        # Starts that failed elsewhere say nothing about this worker's successor.
+        self._n_failed_starts, self._next_start = 0, 0.0
         self.look(is_forced=True)
 
     def look(self, *, is_forced: bool) -> None:
@@ -209,7 +211,7 @@ class WorkerPool:
             self._follow_nodes(may_start=now >= self._next_start)
         elif now >= self._next_start:
             for _ in range(self.n_wanted - len(self.ready) - len(self.starting)):
-                self._start_one(self.worker_cpus or 1, None)
+                self._start_one(self.worker_cpus or 1, self._allowed_node() if self._refused_nodes else None)
 
     def await_any(self) -> None:
         """Wait until there is a worker.
@@ -265,6 +267,21 @@ class WorkerPool:
         for node, facts in nodes.items():
             if may_start and node not in taken and node not in self._refused_nodes:
                 self._start_one(self.worker_cpus or facts.n_cpus, node)
+
+    def _allowed_node(self) -> str | None:
+        """Choose the node with fewest workers among those that were not refused; None if there is none."""
+        members = [member.node for member in (*self.ready.values(), *self.starting.values())]
+        allowed = [
+            facts.node
+            for facts in self.cluster.nodes()
+            if facts.node not in self._refused_nodes and facts.n_cpus >= (self.worker_cpus or 1)
+        ]
+        return min(allowed, key=members.count, default=None)
+
+    def _note_failed_start(self) -> None:
+        """Wait longer before the next start, the more have failed in a row."""
+        self._n_failed_starts += 1
+        self._next_start = time.monotonic() + min(2.0 ** (self._n_failed_starts - 1) - 1, MAX_PAUSE_S)
 
     def _start_one(self, n_cpus: int, node: str | None) -> None:
         self._n_started += 1

@@ -176,6 +176,33 @@ class TestLater:
 
 
 class TestLosses:
+    def test_a_broken_node_does_not_make_the_loss_of_a_worker_elsewhere_fatal(self, clock: Clock) -> None:
+        cluster = FakeCluster({"a": 1, "b": 1})
+        is_broken = {"b"}
+        cluster.fails_to_start = lambda number: cluster.workers[number].node in is_broken
+        pool = start(cluster)
+        executor = FakeExecutor(pool)
+        for _ in range(6):
+            clock.sleep(30)
+            list(executor.map_ordered(tasks.who, None, range(4)))
+        first = next(iter(pool.ready))
+        cluster.kills = lambda number, method, task: number == first
+        found = list(executor.map_ordered(tasks.who, None, range(4)))
+        assert len(found) == 4
+        assert all(name.startswith("node a, worker") for name in found)
+        assert first not in pool.ready
+
+    def test_a_refused_node_is_not_tried_again_and_again(self, clock: Clock) -> None:
+        cluster = FakeCluster({"b": 1})
+        pool = start(cluster, n_wanted=1)
+        executor = FakeExecutor(pool)
+        # Sorts before the good one, so that a start without a node goes there.
+        cluster.node_cpus["a"] = 1
+        cluster.other_versions["a"] = {"numpy": "1.0"}
+        cluster.kills = lambda number, method, task: number == 1
+        assert set(executor.map_ordered(tasks.who, None, range(4))) == {"node b, worker 3"}
+        assert [worker.node for worker in cluster.workers.values()] == ["b", "a", "b"]
+
     def test_the_tasks_of_a_worker_that_dies_run_elsewhere(self, caplog: pytest.LogCaptureFixture) -> None:
         cluster = FakeCluster({"a": 2})
         cluster.kills = lambda number, method, task: number == 1 and method == "run" and task == 4
