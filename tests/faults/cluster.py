@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 from pathlib import Path
 
@@ -27,9 +28,9 @@ def own_process(shared, position, context):
 
 
 class SmallCluster:
-    """A head without CPUs, and nodes of one CPU each."""
+    """A head without CPUs, and nodes of one CPU each unless told otherwise."""
 
-    def __init__(self, n_nodes, store_bytes=STORE_BYTES):
+    def __init__(self, n_nodes, store_bytes=STORE_BYTES, node_cpus=1, has_dashboard=False):
         self.folder = Path(tempfile.mkdtemp(prefix="rg", dir="/tmp"))
         token = self.folder / "token"
         token.touch(mode=0o600)
@@ -43,13 +44,14 @@ class SmallCluster:
         os.environ.update(self.environment)
         _read_environment_again()
         Path("/tmp/ray").mkdir(exist_ok=True)  # where Ray notes the address of the last cluster
-        self._store_bytes = store_bytes
+        self._store_bytes, self._node_cpus = store_bytes, node_cpus
         self._cluster = Cluster(
             initialize_head=True,
             head_node_args={
                 "num_cpus": 0,
                 "object_store_memory": store_bytes,
-                "include_dashboard": False,
+                "include_dashboard": has_dashboard,
+                **({"dashboard_host": "127.0.0.1", "dashboard_port": free_port()} if has_dashboard else {}),
                 "node_ip_address": "127.0.0.1",
                 "temp_dir": str(self.folder / "ray"),
                 "_system_config": _HEALTH,
@@ -61,8 +63,15 @@ class SmallCluster:
     def address(self):
         return self._cluster.address
 
+    @property
+    def dashboard(self):
+        """Give the address that jobs are submitted to."""
+        return f"http://{self._cluster.webui_url}"
+
     def add_node(self):
-        return self._cluster.add_node(num_cpus=1, object_store_memory=self._store_bytes, node_ip_address="127.0.0.1")
+        return self._cluster.add_node(
+            num_cpus=self._node_cpus, object_store_memory=self._store_bytes, node_ip_address="127.0.0.1"
+        )
 
     def remove_node(self, node):
         """Take a node away as a power failure does."""
@@ -83,6 +92,12 @@ def _read_environment_again():
     """Let Ray, once imported, see another token."""
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def kill(process_id):

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from rgals.artifact.model import Model
 from rgals.execution import ExecutorOptions, InProcessExecutor, open_executor
@@ -12,6 +13,7 @@ from tests.faults.conftest import slow_config, write_dataset
 from tests.faults.test_lost_workers import check_same
 
 SLOW = ["--n-factors", "160", "--solver", "cholesky", "--alpha", "0.5", "--n-sweeps", "4", "--softmax-users", "0"]
+QUICK = ["--n-factors", "16", "--n-sweeps", "2"]
 
 
 def command(dataset, model, *options):
@@ -58,6 +60,38 @@ def test_a_killed_driver_goes_on_where_it_was_and_writes_the_same_model(two_node
     alone = finish(command(dataset, tmp_path / "alone"))
     assert checksum(again.stdout) == checksum(alone.stdout)
     assert objectives(tmp_path / "model") == objectives(tmp_path / "alone")
+
+
+def test_the_model_is_the_same_for_any_number_of_workers(cluster_of, tmp_path):
+    cluster = cluster_of(1, node_cpus=4)
+    dataset = write_dataset(tmp_path / "dataset", seed=0)
+    alone = finish(command(dataset, tmp_path / "alone", *QUICK))
+    checksums = {checksum(alone.stdout)}
+    for n_workers in (1, 2, 4):
+        on_ray = ["--executor", "ray", "--address", cluster.address, "--workers", str(n_workers), "--worker-cpus", "1"]
+        found = finish(command(dataset, tmp_path / f"with-{n_workers}", *QUICK, *on_ray))
+        assert found.returncode == 0, found.stderr
+        assert ("slowest" in found.stderr) == (n_workers > 1)
+        checksums.add(checksum(found.stdout))
+    assert len(checksums) == 1
+
+
+def test_a_job_is_submitted_reports_its_progress_and_fails_when_it_must(cluster_of, tmp_path):
+    cluster = cluster_of(1, has_dashboard=True)
+    dataset = write_dataset(tmp_path / "dataset", seed=0)
+
+    def submit(*arguments):
+        ray = str(Path(sys.executable).with_name("ray"))
+        return finish([ray, "job", "submit", "--address", cluster.dashboard, "--", *arguments])
+
+    done = submit(*command(dataset, tmp_path / "model", *QUICK, "--executor", "ray"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "sweep 2/2" in done.stdout
+    assert checksum(done.stdout) == Model.open(tmp_path / "model").factor_checksum
+    failed = submit(*command(tmp_path / "no-dataset", tmp_path / "other", *QUICK, "--executor", "ray"))
+    assert failed.returncode != 0
+    assert "rgals: error:" in failed.stdout
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_object_store_that_is_too_small_is_refused_with_numbers(cluster_of, tmp_path):
