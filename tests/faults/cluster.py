@@ -5,7 +5,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import tempfile
 from pathlib import Path
 
@@ -30,7 +29,7 @@ def own_process(shared, position, context):
 class SmallCluster:
     """A head without CPUs, and nodes of one CPU each unless told otherwise."""
 
-    def __init__(self, n_nodes, store_bytes=STORE_BYTES, node_cpus=1, has_dashboard=False):
+    def __init__(self, n_nodes, store_bytes=STORE_BYTES, node_cpus=1):
         self.folder = Path(tempfile.mkdtemp(prefix="rg", dir="/tmp"))
         token = self.folder / "token"
         token.touch(mode=0o600)
@@ -50,8 +49,7 @@ class SmallCluster:
             head_node_args={
                 "num_cpus": 0,
                 "object_store_memory": store_bytes,
-                "include_dashboard": has_dashboard,
-                **({"dashboard_host": "127.0.0.1", "dashboard_port": free_port()} if has_dashboard else {}),
+                "include_dashboard": False,
                 "node_ip_address": "127.0.0.1",
                 "temp_dir": str(self.folder / "ray"),
                 "_system_config": _HEALTH,
@@ -62,11 +60,6 @@ class SmallCluster:
     @property
     def address(self):
         return self._cluster.address
-
-    @property
-    def dashboard(self):
-        """Give the address that jobs are submitted to."""
-        return f"http://{self._cluster.webui_url}"
 
     def add_node(self):
         return self._cluster.add_node(
@@ -92,12 +85,6 @@ def _read_environment_again():
     """Let Ray, once imported, see another token."""
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def kill(process_id):

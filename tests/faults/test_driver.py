@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from rgals.artifact.model import Model
 from rgals.execution import ExecutorOptions, InProcessExecutor, open_executor
@@ -74,24 +73,6 @@ def test_the_model_is_the_same_for_any_number_of_workers(cluster_of, tmp_path):
         assert ("slowest" in found.stderr) == (n_workers > 1)
         checksums.add(checksum(found.stdout))
     assert len(checksums) == 1
-
-
-def test_a_job_is_submitted_reports_its_progress_and_fails_when_it_must(cluster_of, tmp_path):
-    cluster = cluster_of(1, has_dashboard=True)
-    dataset = write_dataset(tmp_path / "dataset", seed=0)
-
-    def submit(*arguments):
-        ray = str(Path(sys.executable).with_name("ray"))
-        return finish([ray, "job", "submit", "--address", cluster.dashboard, "--", *arguments])
-
-    done = submit(*command(dataset, tmp_path / "model", *QUICK, "--executor", "ray"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "sweep 2/2" in done.stdout
-    assert checksum(done.stdout) == Model.open(tmp_path / "model").factor_checksum
-    failed = submit(*command(tmp_path / "no-dataset", tmp_path / "other", *QUICK, "--executor", "ray"))
-    assert failed.returncode != 0
-    assert "rgals: error:" in failed.stdout
-    assert not (tmp_path / "other").exists()
 
 
 def test_an_object_store_that_is_too_small_is_refused_with_numbers(cluster_of, tmp_path):
