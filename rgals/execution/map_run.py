@@ -1,6 +1,7 @@
 """One map over the workers of a pool: hands out tasks, waits, starts again what was lost."""
 
-from collections.abc import Hashable, Iterator, Sequence
+import time
+from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ __all__ = ["MAX_LOSSES", "Finished", "lost_too_often", "run_map"]
 
 MAX_LOSSES = 3
 """Workers that one task may lose."""
+
+LONGEST_FAREWELL_S = 60.0
+"""How long a map that is cut short waits for the tasks that workers already have."""
 
 RESULTS_AHEAD = 4
 """Results per worker that may wait for an earlier one, where tasks have no keys."""
@@ -54,8 +58,11 @@ def run_map(
     costs: Sequence[float] | None,
     *,
     keeps_blocks: bool,
-) -> Iterator[Finished]:
+) -> Generator[Finished, None, None]:
     """Run the tasks of one map on a pool and give what comes back, in the order of the tasks.
+
+    A map that is cut short, by a failure or by its caller, ends when what the workers were already
+    given has ended: whoever cleans up after it is not disturbed by a straggler. To be closed.
 
     Parameters
     ----------
@@ -142,7 +149,11 @@ class _MapRun:
         return any(call.position == awaited for call in self._calls.values())
 
     def end(self) -> None:
-        """Let the workers forget the map, after what they have still to run of it."""
+        """Wait for what the workers have still to run of the map, and let them forget it."""
+        deadline = time.monotonic() + LONGEST_FAREWELL_S
+        while self._calls and not self._pool.is_closed and time.monotonic() < deadline:
+            for reference in self._pool.cluster.wait(list(self._calls), LOOK_INTERVAL_S):
+                del self._calls[reference]
         if not self._pool.is_closed:
             self._pool.call_each("end_map", self._number)
         self._calls.clear()

@@ -1,7 +1,8 @@
 """An executor over a pool of workers: everything but how the cluster is reached."""
 
 from abc import abstractmethod
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
+from contextlib import closing
 from itertools import count
 from typing import Any, TypeVar
 
@@ -53,8 +54,9 @@ class PooledExecutor(Executor):
         prepare: Prepare[Shared, Any] | None = None,
     ) -> Iterator[Result]:
         """Run the tasks on the workers; see `Executor.map_ordered`."""
-        for finished in self._map(Work(function, shared, prepare), tasks, keys, costs, keeps_blocks=False):
-            yield _checked(finished).summary
+        with closing(self._map(Work(function, shared, prepare), tasks, keys, costs, keeps_blocks=False)) as run:
+            for finished in run:
+                yield _checked(finished).summary
 
     def map_blocks(
         self,
@@ -67,10 +69,11 @@ class PooledExecutor(Executor):
         prepare: Prepare[Shared, Any] | None = None,
     ) -> Iterator[BlockResult[Value, Result]]:
         """Run the tasks on the workers, where the large parts of the results stay; see `Executor.map_blocks`."""
-        for finished in self._map(Work(function, shared, prepare), tasks, keys, costs, keeps_blocks=True):
-            report = _checked(finished)
-            block: RemoteBlock[Value] = RemoteBlock(finished.block, report.n_bytes)
-            yield BlockResult(block, report.summary, finished.worker, report.seconds, report.prepare_s)
+        with closing(self._map(Work(function, shared, prepare), tasks, keys, costs, keeps_blocks=True)) as run:
+            for finished in run:
+                report = _checked(finished)
+                block: RemoteBlock[Value] = RemoteBlock(finished.block, report.n_bytes)
+                yield BlockResult(block, report.summary, finished.worker, report.seconds, report.prepare_s)
 
     def on_each_worker(self, function: TaskFunction[Shared, int, Result], shared: Shared) -> list[Result]:
         """Run the function in every worker at the same time; all over again when one of them is lost."""
@@ -129,7 +132,7 @@ class PooledExecutor(Executor):
         costs: Sequence[float] | None,
         *,
         keeps_blocks: bool,
-    ) -> Iterator[Finished]:
+    ) -> Generator[Finished, None, None]:
         pool = self._require_open()
         if not tasks:
             return

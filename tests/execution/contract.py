@@ -1,5 +1,6 @@
 """The contract that every executor keeps."""
 
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -54,6 +55,15 @@ class ExecutorContract:
     def test_an_exception_of_the_preparation_is_raised(self, executor: Executor) -> None:
         with pytest.raises(DataError, match="nothing to prepare"):
             list(executor.map_ordered(tasks.add, 0, [1, 2], prepare=tasks.fail_to_prepare))
+
+    def test_nothing_of_a_map_that_failed_runs_on(self, executor: Executor, tmp_path: Path) -> None:
+        folder = tmp_path / "written"
+        folder.mkdir()
+        with pytest.raises(OSError, match="the disk is full"):
+            list(executor.map_ordered(tasks.write_late, str(folder), range(8)))
+        found = sorted(path.name for path in folder.iterdir())
+        time.sleep(1.0)
+        assert sorted(path.name for path in folder.iterdir()) == found
 
     def test_an_iterator_may_be_left_early(self, executor: Executor) -> None:
         results = executor.map_ordered(tasks.add, 0, range(50))

@@ -154,6 +154,14 @@ def announce(shared: str, task: int, context: WorkerContext) -> int:
     return task
 
 
+def write_late(shared: str, task: int, context: WorkerContext) -> None:
+    """Fail as the first task; as any other, write a file some time after the start."""
+    if task == 0:
+        raise OSError("the disk is full")
+    time.sleep(0.3)
+    Path(shared, f"written-{task}").touch()
+
+
 def kill_itself(shared: int, task: int, context: WorkerContext) -> int:
     if task == shared:
         os.kill(os.getpid(), signal.SIGKILL)
