@@ -29,6 +29,7 @@ from rgals.artifact.model import Model
 from rgals.artifact.model_writer import write_model
 from rgals.data.arrays import FactorBlocks
 from rgals.data.dataset import Dataset
+from rgals.data.merged import TrainAndValidation
 from rgals.data.storage import Folder, check_output, redact
 from rgals.errors import InputError, RgalsError
 from rgals.execution import Executor, open_executor
@@ -98,6 +99,13 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the model, and checkpoints that are not resumed.")
     ] = False,
+    with_validation: Annotated[
+        bool,
+        typer.Option(
+            "--with-validation",
+            help="Train on the validation part too: the last training, with options that are chosen already.",
+        ),
+    ] = False,
     is_planned: Annotated[
         bool, typer.Option("--plan/--no-plan", help="Refuse what does not fit into memory or disk, see rgals plan.")
     ] = True,
@@ -116,13 +124,14 @@ def train(
     check_writable(target)
     place = Folder.at(checkpoints) if checkpoints else target.beside(".checkpoints")
     opened = Dataset.open(dataset)
+    source = TrainAndValidation(opened) if with_validation else opened
     initial = None if warm_start is None else _read_warm_start(Model.open(warm_start), opened)
     plan = check_training(opened, settings, where, target, is_checked=is_planned)
     store_bytes = plan.block_bytes if is_planned else 0
     with open_executor(where, needed_object_store_bytes=store_bytes) as workforce:
-        run = _Run(opened, settings, workforce, initial, place, _RESUME_MODES[resume], overwrite, events)
+        run = _Run(opened, source, settings, workforce, initial, place, _RESUME_MODES[resume], overwrite, events)
         result = _train(run)
-        lineage = _describe_lineage(dataset, opened, warm_start)
+        lineage = _describe_lineage(dataset, run, warm_start)
         model = _write(output, run, result, lineage)
     _print_summary(output, model, result, settings)
 
@@ -161,6 +170,7 @@ class _Run:
     """What the command line asks for, read and checked."""
 
     dataset: Dataset
+    source: Dataset | TrainAndValidation
     settings: TrainingConfig
     executor: Executor
     initial: WarmStart | None
@@ -177,12 +187,14 @@ def _train(run: _Run) -> TrainResult:
         with ExitStack() as stack:
             listeners: list[Listener] = [stack.enter_context(EventLog(run.events))] if run.events else []
             listeners.append(stack.enter_context(ProgressDisplay()))
+            # What is trained on says nothing about quality, so that it is not watched.
+            is_watched = run.source is dataset
             result = train_factors(
-                dataset,
+                run.source,
                 run.settings,
                 executor=run.executor,
-                validation=_read_part(dataset, "validation"),
-                validation_fold_in=_read_part(dataset, "validation_fold_in"),
+                validation=_read_part(dataset, "validation") if is_watched else None,
+                validation_fold_in=_read_part(dataset, "validation_fold_in") if is_watched else None,
                 initial=run.initial,
                 checkpoints=place,
                 resume=run.resume,
@@ -227,15 +239,17 @@ def _end_interrupted(what: str) -> NoReturn:
     raise typer.Exit(EXIT_INTERRUPTED)
 
 
-def _describe_lineage(location: str, dataset: Dataset, warm_start: str | None) -> dict[str, Any]:
+def _describe_lineage(location: str, run: _Run, warm_start: str | None) -> dict[str, Any]:
+    dataset = run.dataset
     return {
         "dataset": redact(location),
         "dataset_fingerprint": dataset.fingerprint,
         "dataset_counts": {
             "users": dataset.n_users,
             "items": dataset.n_items,
-            "interactions": dataset.n_interactions,
+            "interactions": run.source.n_interactions,
         },
+        "trained_on": ["train"] if run.source is dataset else ["train", "validation"],
         "rgals_version": rgals.__version__,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": redact(shlex.join(["rgals", *sys.argv[1:]])),
@@ -256,7 +270,7 @@ def _write(output: str, run: _Run, result: TrainResult, lineage: dict[str, Any])
         item_factors=FactorBlocks(items.n_rows, items.n_factors, factors.read_blocks("item", basis)),
         user_ids=run.dataset.user_ids,
         item_ids=run.dataset.item_ids,
-        seen=run.dataset,
+        seen=run.source,
         loss=loss,
         weight_scale=result.weight_scale,
         item_degrees=result.item_degrees,

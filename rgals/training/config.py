@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rgals.errors import InputError
 from rgals.numerics.loss import Loss, LossName
+from rgals.numerics.ranking import Gains
 
 __all__ = ["MUTABLE_ON_RESUME", "SolverName", "TrainingConfig"]
 
@@ -73,6 +74,8 @@ class TrainingConfig(BaseModel):
     """Sweeps between two validations; the last sweep is always validated."""
     validation_cutoff: int = Field(default=20, ge=1)
     """Length k of the ranked lists of the validation NDCG@k."""
+    validation_gains: Gains = "binary"
+    """What a relevant item is worth in the validation NDCG: binary 1, graded its held-out weight."""
     validation_users: int = Field(default=2000, ge=0)
     """Users in the validation sample, of those with held-out interactions; 0 takes all of them."""
     softmax_users: int = Field(default=256, ge=0)

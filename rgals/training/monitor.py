@@ -12,7 +12,7 @@ from rgals.errors import InputError
 from rgals.names import Float64Array, Offsets, Weights
 from rgals.numerics.fold_in import UserSystem
 from rgals.numerics.loss import Loss
-from rgals.numerics.ranking import ranking_metrics
+from rgals.numerics.ranking import Gains, ranking_metrics
 from rgals.numerics.softmax import SoftmaxCheck, softmax_loss
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.topk import top_k
@@ -50,6 +50,8 @@ class ValidationMonitor:
         Size of the sample; 0 takes every user with held-out interactions.
     seed : int
         Keys the sample: the same seed gives the same users on any machine.
+    gains : {"binary", "graded"}
+        What a relevant item is worth: 1, or its held-out weight.
 
     Raises
     ------
@@ -67,6 +69,7 @@ class ValidationMonitor:
         cutoff: int,
         n_users: int,
         seed: int,
+        gains: Gains = "binary",
     ) -> None:
         expected = (source.n_users, source.n_items)
         for name, rows in (("validation", held_out), ("validation fold-in", fold_in)):
@@ -81,7 +84,7 @@ class ValidationMonitor:
                 "validation part: expected held-out interactions, found none; split the dataset with a larger "
                 "validation part, or train without one"
             )
-        self.cutoff = cutoff
+        self.cutoff, self.gains = cutoff, gains
         self.user_rows = sample_rows(candidates, n_users, seed)
         self._loss = loss
         self._held_out = held_out.take(self.user_rows)
@@ -90,16 +93,19 @@ class ValidationMonitor:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the sampled users, their held-out items and the cutoff: equal where NDCGs can be compared."""
+        """SHA-256 of the sampled users, their held-out items, cutoff and gains: equal where NDCGs can be compared."""
         digest = hashlib.sha256(str(self.cutoff).encode())
-        for array in (self.user_rows, self._held_out.indptr, self._held_out.columns):
+        arrays = [self.user_rows, self._held_out.indptr, self._held_out.columns]
+        if self.gains == "graded" and self._held_out.weights is not None:
+            arrays.append(self._held_out.weights)
+        for array in arrays:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
     def measure(
         self, factors: ReadableFactors, item_degrees: Offsets, weight_scale: float, n_threads: int
     ) -> ValidationScore:
-        """Give the mean NDCG@k, binary gains, of the present factors.
+        """Give the mean NDCG@k of the present factors.
 
         Parameters
         ----------
@@ -119,7 +125,7 @@ class ValidationMonitor:
             system = UserSystem.build(item_factors, self._loss, item_degrees, weight_scale)
             user_factors = system.solve(self._fold_in, n_threads)
         ranked = top_k(user_factors, item_factors, self.cutoff, seen=self._seen, n_threads=n_threads)
-        metrics = ranking_metrics(ranked.items, self._held_out, [self.cutoff], "binary")
+        metrics = ranking_metrics(ranked.items, self._held_out, [self.cutoff], self.gains)
         return ValidationScore(float(metrics[f"ndcg@{self.cutoff}"].mean()), int(self.user_rows.size))
 
 

@@ -98,6 +98,7 @@ class TrainingRun:
                 fold_in,
                 config.to_loss(),
                 cutoff=config.validation_cutoff,
+                gains=config.validation_gains,
                 n_users=config.validation_users,
                 seed=config.seed,
             )

@@ -319,3 +319,15 @@ def test_a_second_signal_ends_the_command_at_once(dataset, tmp_path, monkeypatch
     found = CliRunner().invoke(app, [str(dataset), "--output", str(tmp_path / "model"), *SMALL])
     assert found.exit_code == 130
     assert "interrupted at once" in found.stderr
+
+
+def test_the_last_training_takes_the_validation_part_too(dataset, tmp_path):
+    run_train(dataset, "--output", tmp_path / "model", *SMALL, "--with-validation")
+    opened, model = Dataset.open(dataset), Model.open(tmp_path / "model")
+    n_both = opened.n_interactions + opened.read_part("validation").n_interactions
+    assert model.lineage["dataset_counts"]["interactions"] == n_both
+    assert model.lineage["trained_on"] == ["train", "validation"]
+    assert model.metrics["validation_ndcg"] is None
+    run_train(dataset, "--output", tmp_path / "plain", *SMALL)
+    assert Model.open(tmp_path / "plain").factor_checksum != model.factor_checksum
+    assert Model.open(tmp_path / "plain").lineage["trained_on"] == ["train"]

@@ -55,6 +55,27 @@ def test_ndcg_agrees_with_a_brute_force_twin():
     assert score.n_users == n_users
 
 
+def test_graded_gains_are_the_held_out_weights():
+    train, held_out = planted()
+    generator = np.random.default_rng(3)
+    weights = generator.choice(np.array([1, 3, 7], dtype=np.float32), held_out.n_interactions)
+    graded = dataclasses.replace(held_out, weights=weights)
+    state, degrees = random_state(), train.transpose().degrees
+    monitor = monitor_of(train, graded, gains="graded")
+    scores = state.user_factors @ state.item_factors.T
+    scores[train.to_scipy().toarray() > 0] = -np.inf
+    values = []
+    for row in np.flatnonzero(graded.degrees):
+        gains = dict(zip(graded.columns_of(row).tolist(), graded.weights_of(row).tolist(), strict=True))
+        found = sum(gains.get(i, 0) / np.log2(2 + place) for place, i in enumerate(np.argsort(-scores[row])[:5]))
+        best = sum(gain / np.log2(2 + place) for place, gain in enumerate(sorted(gains.values(), reverse=True)[:5]))
+        values.append(found / best)
+    assert monitor.measure(state, degrees, 1.0, 1).ndcg == pytest.approx(np.mean(values), rel=1e-9)
+    plain = monitor_of(train, graded)
+    assert plain.measure(state, degrees, 1.0, 1).ndcg != pytest.approx(np.mean(values), rel=1e-3)
+    assert plain.fingerprint != monitor.fingerprint
+
+
 def test_users_of_the_held_out_users_split_are_folded_in():
     everything, held_out = planted()
     is_kept_out = np.arange(N_USERS) % 3 == 0
