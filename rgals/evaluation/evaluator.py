@@ -21,6 +21,7 @@ from rgals.evaluation.report import (
     ModelSection,
     ProtocolSection,
     Report,
+    headline_metric,
 )
 from rgals.evaluation.user_blocks import RankingInputs, UserBlocks, rank_block
 from rgals.execution import Executor, InProcessExecutor
@@ -139,6 +140,7 @@ def evaluate(
         values.append(measure(model, users, chosen, n_threads=threads, executor=executor, advance=advance))
     report = Report(
         rgals_version=version("rgals"),
+        metric=headline_metric(chosen.cutoffs),
         dataset=_describe_dataset(dataset, users),
         protocol=_describe_protocol(users, chosen),
         models=[_summarize(model, value, chosen, threads) for model, value in zip(models, values, strict=True)],

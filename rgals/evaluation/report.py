@@ -1,16 +1,33 @@
 """The report of an evaluation: its schema, writing and reading; ``docs/report-schema.md`` describes every field."""
 
 import json
-import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, Self
 
 import pyarrow.fs as pafs
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from rgals.data.storage import redact, replace_file, resolve_location
 from rgals.errors import DataError, FormatVersionError, InputError, OutputExistsError
 from rgals.evaluation.protocol import ColdUsers
+from rgals.evaluation.report_sections import (
+    BucketDifference,
+    CurvePoint,
+    ItemBucket,
+    LeftOut,
+    ListedItem,
+    Machine,
+    Number,
+    Provenance,
+    SampleUser,
+    SearchDimension,
+    Section,
+    Trial,
+    Tuning,
+    UserBucket,
+    UserBucketDifference,
+)
 from rgals.names import Part
 from rgals.numerics.ranking import Gains
 
@@ -18,54 +35,85 @@ __all__ = [
     "REPORT_NAME",
     "SCHEMA_VERSION",
     "BootstrapSection",
+    "BucketDifference",
     "Comparison",
+    "CurvePoint",
     "DatasetSection",
     "Difference",
+    "Family",
+    "ItemBucket",
+    "LeftOut",
+    "ListedItem",
+    "Machine",
     "Measurement",
+    "ModelDetails",
     "ModelSection",
     "ProtocolSection",
+    "Provenance",
     "Report",
+    "SampleUser",
+    "SearchDimension",
+    "Trial",
+    "Tuning",
+    "UserBucket",
+    "UserBucketDifference",
     "check_report_path",
+    "headline_metric",
     "read_report",
     "write_report",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when a reader of today's reports could misread tomorrow's."""
 
 REPORT_NAME = "report.json"
 
 
-def _undefined_to_none(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else value
+Family = Literal["rg", "softmax", "other", "trivial"]
+"""What a model is: a loss of this library, softmax, another method, or a yardstick that learns nothing."""
 
 
-Number = Annotated[float | None, AfterValidator(_undefined_to_none)]
-"""A measured number; null where it is undefined, never a silent 0."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Measurement(_Section):
+class Measurement(Section):
     """A metric of one model."""
 
     mean: Number
-    """Mean over the evaluated users; of coverage and Gini the one value of all lists together."""
+    """Mean over the evaluated users; of coverage, Gini and popularity the one value of all lists together."""
     ci_low: Number
-    """Lower end of the bootstrap interval of the mean; null for coverage and Gini."""
+    """Lower end of the bootstrap interval of the mean; null for coverage, Gini and popularity."""
     ci_high: Number
     """Upper end of the bootstrap interval."""
     n_users: int = Field(ge=0)
     """Users that the value was measured on."""
 
 
-class ModelSection(_Section):
-    """One model's numbers."""
+class ModelDetails(Section):
+    """What is known of a model from its training."""
 
     name: str
-    """The model."""
+    """The model, unique in the report."""
+    label: str = ""
+    """Name to show; the name unless given."""
+    family: Family = "other"
+    """What it is in the comparison."""
+    seconds_to_99: Number = None
+    """Training seconds until the curve first reaches 99 percent of its best value; null without a curve."""
+    n_rounds: int | None = None
+    """Sweeps, epochs or iterations of the training; null where unknown."""
+    curve: list[CurvePoint] = Field(default_factory=list)
+    """The model during its training, by round; empty where it was not looked at."""
+    tuning: Tuning | None = None
+    """The search for its options; null where there was none."""
+
+    @model_validator(mode="after")
+    def _label_by_name(self) -> Self:
+        if not self.label:
+            object.__setattr__(self, "label", self.name)
+        return self
+
+
+class ModelSection(ModelDetails):
+    """One model's numbers."""
+
     train_s: Number
     """Measured seconds of training; null where unknown."""
     evaluate_s: Number
@@ -80,9 +128,13 @@ class ModelSection(_Section):
     """What a reader of the numbers has to know."""
     metrics: dict[str, Measurement]
     """By name and cutoff, such as ``ndcg@20``."""
+    user_buckets: list[UserBucket] = Field(default_factory=list)
+    """By number of seen items, rising."""
+    item_buckets: list[ItemBucket] = Field(default_factory=list)
+    """By number of training interactions, rising; of the lists as long as the headline metric looks."""
 
 
-class Difference(_Section):
+class Difference(Section):
     """A metric of one model minus that of another, paired by user."""
 
     mean: Number
@@ -95,20 +147,30 @@ class Difference(_Section):
     """Users with a larger value under the first model."""
     n_worse: int = Field(ge=0)
     """Users with a smaller value under the first model."""
+    p_bootstrap: Number = None
+    """Two-sided p-value of the mean difference, from the resamples of the interval; null without them."""
+    p_wilcoxon: Number = None
+    """Two-sided p-value of Wilcoxon's signed-rank test."""
+    p_holm: Number = None
+    """The same, corrected by Holm for all comparisons of the report by this metric."""
 
 
-class Comparison(_Section):
-    """The first model of the report against one of the others."""
+class Comparison(Section):
+    """The reference model of the report, the first unless chosen otherwise, against one of the others."""
 
     model: str
-    """The first model."""
+    """The reference model."""
     other: str
     """The one it is compared with."""
     metrics: dict[str, Difference]
     """By name and cutoff."""
+    user_buckets: list[UserBucketDifference] = Field(default_factory=list)
+    """Wins and losses by the headline metric, in the buckets of users."""
+    item_buckets: list[BucketDifference] = Field(default_factory=list)
+    """Wins and losses in the buckets of items."""
 
 
-class DatasetSection(_Section):
+class DatasetSection(Section):
     """What was evaluated on."""
 
     fingerprint: str
@@ -125,7 +187,7 @@ class DatasetSection(_Section):
     """The rule that made the parts."""
 
 
-class BootstrapSection(_Section):
+class BootstrapSection(Section):
     """How the intervals were made."""
 
     method: Literal["percentile"] = "percentile"
@@ -138,7 +200,7 @@ class BootstrapSection(_Section):
     """Confidence level."""
 
 
-class ProtocolSection(_Section):
+class ProtocolSection(Section):
     """How it was measured."""
 
     part: Literal["test", "validation"]
@@ -167,13 +229,19 @@ class ProtocolSection(_Section):
     """The intervals."""
 
 
-class Report(_Section):
+class Report(Section):
     """An evaluation, whole."""
 
     schema_version: int = SCHEMA_VERSION
     """Version of this schema."""
+    kind: Literal["evaluation", "comparison"] = "evaluation"
+    """Given models that were measured, or models that were tuned, trained and measured alike."""
+    created_at: str | None = None
+    """When it was made, UTC, ISO 8601."""
     rgals_version: str
     """Version that measured."""
+    metric: str
+    """The headline metric, such as ``ndcg@20``."""
     dataset: DatasetSection
     """What was evaluated on."""
     protocol: ProtocolSection
@@ -181,7 +249,26 @@ class Report(_Section):
     models: list[ModelSection]
     """The evaluated model first, then the baselines."""
     comparisons: list[Comparison]
-    """The first model against each other, paired by user."""
+    """The reference model against each other, paired by user."""
+    left_out: list[LeftOut] = Field(default_factory=list)
+    """Models that were asked for and could not be measured."""
+    sample_users: list[SampleUser] = Field(default_factory=list)
+    """Ten users, from the least to the most active, and what they are shown."""
+    titles: dict[str, str] = Field(default_factory=dict)
+    """Titles of the sample users' items by id, where known."""
+    provenance: Provenance | None = None
+    """Where the numbers come from."""
+
+
+def headline_metric(cutoffs: Sequence[int]) -> str:
+    """Give the metric to speak of first: NDCG at 20, or at the first cutoff where 20 is none.
+
+    Parameters
+    ----------
+    cutoffs : sequence of int
+        Lengths of the lists, at least one.
+    """
+    return f"ndcg@{20 if 20 in cutoffs else cutoffs[0]}"
 
 
 def check_report_path(location: str | Path, overwrite: bool) -> Path:
@@ -229,7 +316,12 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def read_report(path: str | Path) -> Report:
-    """Read what `write_report` wrote.
+    """Read what `write_report` wrote, now or under an earlier schema.
+
+    Returns
+    -------
+    Report
+        Of the present schema; what an older one did not hold is absent.
 
     Raises
     ------
@@ -248,8 +340,16 @@ def read_report(path: str | Path) -> Report:
             f"{path}: schema version {version} of a report, this rgals reads up to {SCHEMA_VERSION}; upgrade rgals"
         )
     try:
-        return Report.model_validate(document)
+        return Report.model_validate(_upgrade(document))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"])
         raise DataError(f"{path}: field {where}: {first['msg']}; evaluate again") from error
+
+
+def _upgrade(document: dict[str, Any]) -> dict[str, Any]:
+    """Bring an older report to the present schema; a broken one is left for the validation to refuse."""
+    if document["schema_version"] == 1 and "protocol" in document:
+        cutoffs = document["protocol"].get("cutoffs") or [20]
+        document = {**document, "schema_version": SCHEMA_VERSION, "metric": headline_metric(cutoffs)}
+    return document

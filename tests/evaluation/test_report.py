@@ -11,7 +11,14 @@ from rgals.errors import DataError, FormatVersionError, InputError, OutputExists
 from rgals.evaluation.evaluator import Evaluation, evaluate
 from rgals.evaluation.per_user import per_user_path, write_per_user
 from rgals.evaluation.protocol import EvaluationOptions
-from rgals.evaluation.report import Measurement, Report, check_report_path, read_report, write_report
+from rgals.evaluation.report import (
+    SCHEMA_VERSION,
+    Measurement,
+    Report,
+    check_report_path,
+    read_report,
+    write_report,
+)
 from tests.evaluation.problems import random_parts, whole_numbered, write_dataset
 
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "report-schema.md"
@@ -33,7 +40,10 @@ def test_what_was_written_is_read_back(evaluation: Evaluation, tmp_path: Path) -
 def test_the_json_has_the_documented_shape(evaluation: Evaluation, tmp_path: Path) -> None:
     write_report(evaluation.report, tmp_path / "r.json")
     document = json.loads((tmp_path / "r.json").read_text())
-    assert list(document) == ["schema_version", "rgals_version", "dataset", "protocol", "models", "comparisons"]
+    assert list(document) == [
+        "schema_version", "kind", "created_at", "rgals_version", "metric", "dataset", "protocol", "models",
+        "comparisons", "left_out", "sample_users", "titles", "provenance",
+    ]  # fmt: skip
     assert [model["name"] for model in document["models"]] == ["first", "second"]
     measured = document["models"][0]["metrics"]["ndcg@3"]
     assert set(measured) == {"mean", "ci_low", "ci_high", "n_users"}
@@ -91,8 +101,8 @@ def test_a_file_that_is_no_report_is_an_error_with_its_path(tmp_path: Path, text
 
 
 def test_a_report_of_a_newer_schema_is_refused(evaluation: Evaluation, tmp_path: Path) -> None:
-    write_report(evaluation.report.model_copy(update={"schema_version": 2}), tmp_path / "r.json")
-    with pytest.raises(FormatVersionError, match="schema version 2"):
+    write_report(evaluation.report.model_copy(update={"schema_version": SCHEMA_VERSION + 1}), tmp_path / "r.json")
+    with pytest.raises(FormatVersionError, match=f"schema version {SCHEMA_VERSION + 1}"):
         read_report(tmp_path / "r.json")
 
 
