@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rgals.data.dataset import Dataset
 from rgals.errors import InputError
 from rgals.evaluation.bootstrap import bootstrap_intervals
-from rgals.evaluation.protocol import EvaluatedUsers, EvaluationOptions, ScoringModel
+from rgals.evaluation.protocol import EvaluatedModel, EvaluatedUsers, EvaluationOptions, count_items
 from rgals.evaluation.report import (
     BootstrapSection,
     Comparison,
@@ -85,7 +85,7 @@ class Evaluation:
 
 
 def evaluate(
-    models: Sequence[ScoringModel],
+    models: Sequence[EvaluatedModel],
     dataset: Dataset,
     options: EvaluationOptions | None = None,
     *,
@@ -97,7 +97,7 @@ def evaluate(
 
     Parameters
     ----------
-    models : sequence of ScoringModel
+    models : sequence of ScoringModel or BlockScoringModel
         In the row numbers of the dataset; the first is compared with each of the others.
     dataset : Dataset
         With the part that the options name.
@@ -150,7 +150,7 @@ def evaluate(
 
 
 def measure(
-    model: ScoringModel,
+    model: EvaluatedModel,
     users: EvaluatedUsers,
     options: EvaluationOptions,
     *,
@@ -162,7 +162,7 @@ def measure(
 
     Parameters
     ----------
-    model : ScoringModel
+    model : ScoringModel or BlockScoringModel
         The model.
     users : EvaluatedUsers
         Whom to rank for.
@@ -173,7 +173,7 @@ def measure(
     executor : Executor or None
         Who ranks; None ranks in this process. A worker gets the item factors once and the blocks of
         users with their factors one by one. New users are solved by the workers where the model is an
-        `AlignedModel`, else here.
+        `AlignedModel`, else here. A model that gives scores is sent whole, once.
     advance : callable or None
         Called with the number of users done.
 
@@ -182,12 +182,12 @@ def measure(
     InputError
         If the model's items are not the dataset's.
     NumericalError
-        If the model's factors are not finite.
+        If the model's factors or scores are not finite.
     """
     n_items = users.held_out.n_columns
-    if model.item_factors.shape[0] != n_items:
+    if count_items(model) != n_items:
         raise InputError(
-            f"{model.name}: expected factors of the dataset's {n_items} items, found {model.item_factors.shape[0]}; "
+            f"{model.name}: expected a model of the dataset's {n_items} items, found {count_items(model)}; "
             "align the model with the dataset by id"
         )
     started = time.perf_counter()
@@ -220,7 +220,7 @@ def _block_users(n_users: int, executor: Executor) -> int:
     return max(_THREAD_USERS * executor.n_threads, min(_BLOCK_USERS, share))
 
 
-def _summarize(model: ScoringModel, values: ModelValues, options: EvaluationOptions, n_threads: int) -> ModelSection:
+def _summarize(model: EvaluatedModel, values: ModelValues, options: EvaluationOptions, n_threads: int) -> ModelSection:
     """Put means and intervals together."""
     n_users = int(values.is_ranked.size)
     means, low, high = _interval(np.array(list(values.by_user.values())), options, n_threads)

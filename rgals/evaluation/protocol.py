@@ -1,8 +1,8 @@
-"""What is evaluated and how: models that score by factors, options, and the users of a held-out part."""
+"""What is evaluated and how: models that give factors or scores, options, and the users of a held-out part."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -14,7 +14,17 @@ from rgals.names import BoolArray, Factors, Offsets, Part
 from rgals.numerics.ranking import Gains
 from rgals.numerics.sparse import InteractionRows
 
-__all__ = ["ColdUsers", "EvaluatedUsers", "EvaluationOptions", "Generalization", "HeldOutPart", "ScoringModel"]
+__all__ = [
+    "BlockScoringModel",
+    "ColdUsers",
+    "EvaluatedModel",
+    "EvaluatedUsers",
+    "EvaluationOptions",
+    "Generalization",
+    "HeldOutPart",
+    "ScoringModel",
+    "count_items",
+]
 
 HeldOutPart = Literal["test", "validation"]
 """A part whose interactions are the truth."""
@@ -72,6 +82,64 @@ class ScoringModel(Protocol):
     def fold_in(self, rows: InteractionRows, n_threads: int) -> Factors:
         """Give the factors of new users from their interactions, float32 of shape (n_rows, n_factors)."""
         ...
+
+
+@runtime_checkable
+class BlockScoringModel(Protocol):
+    """A model that gives all items' scores for blocks of users, in the row numbers of the evaluated dataset.
+
+    It is sent to the workers that rank, so it can be pickled, and arrays in it may be read-only there.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name in the report."""
+        ...
+
+    @property
+    def train_s(self) -> float | None:
+        """Measured seconds of training; None where unknown."""
+        ...
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """How it was trained, as JSON values."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of its numbers has to know."""
+        ...
+
+    @property
+    def n_items(self) -> int:
+        """Number of items that it scores."""
+        ...
+
+    @property
+    def is_known_item(self) -> BoolArray | None:
+        """Items that can be ranked, bool of shape (n_items,); None if all can."""
+        ...
+
+    def score_users(self, user_rows: Offsets, n_threads: int) -> Factors:
+        """Give the scores of users of the training, float32 of shape (n_rows, n_items), in a new array.
+
+        A row of zeros says that it cannot rank for the user.
+        """
+        ...
+
+    def score_histories(self, rows: InteractionRows, n_threads: int) -> Factors:
+        """Give the scores of new users from their interactions, likewise."""
+        ...
+
+
+EvaluatedModel: TypeAlias = ScoringModel | BlockScoringModel
+"""A model that can be evaluated."""
+
+
+def count_items(model: EvaluatedModel) -> int:
+    """Give the number of items that a model ranks."""
+    return model.n_items if isinstance(model, BlockScoringModel) else int(model.item_factors.shape[0])
 
 
 class EvaluationOptions(BaseModel):

@@ -12,7 +12,7 @@ from rgals.numerics.compile import kernel
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.threads import available_threads, run_blocks
 
-__all__ = ["TopK", "top_k"]
+__all__ = ["TopK", "find_not_finite", "offer_tile", "sort_heaps", "top_k"]
 
 _ITEM_TILE = 1024
 _USER_TILES = (8, 32, 256)
@@ -95,7 +95,7 @@ def _hide_items(row: Factors, first_item: int, width: int, columns: Rows, cursor
 
 
 @kernel
-def _offer_tile(
+def offer_tile(
     tile: Factors,
     first_item: int,
     width: int,
@@ -131,7 +131,7 @@ def _offer_tile(
 
 
 @kernel
-def _sort_heaps(scores: Factors, items: Rows) -> None:
+def sort_heaps(scores: Factors, items: Rows) -> None:
     """Turn each heap into a list, the best first."""
     for u in range(scores.shape[0]):
         kept, names = scores[u], items[u]
@@ -153,7 +153,7 @@ def _multiply_plain(users: Factors, items: Factors, out: Factors) -> None:
 
 
 @kernel
-def _find_not_finite(factors: Factors) -> tuple[int, int]:
+def find_not_finite(factors: Factors) -> tuple[int, int]:
     """Count rows with a NaN or an infinity; give the count and the first such row, or -1."""
     n_bad = 0
     first = -1
@@ -234,7 +234,7 @@ def _rank_block(problem: _Problem, block: _Block, use_blas: bool) -> tuple[int, 
     n_users = block.stop - block.start
     users = np.zeros((block.tile_rows, problem.user_factors.shape[1]), dtype=np.float32)
     users[:n_users] = problem.user_factors[block.start : block.stop]
-    n_bad_users, bad_user = _find_not_finite(users)
+    n_bad_users, bad_user = find_not_finite(users)
     n_bad_items, bad_item = 0, -1
     scores, items = problem.lists.scores[block.start : block.stop], problem.lists.items[block.start : block.stop]
     if problem.seen is None:
@@ -249,15 +249,15 @@ def _rank_block(problem: _Problem, block: _Block, use_blas: bool) -> tuple[int, 
         width = min(_ITEM_TILE, problem.n_items - first)
         factors = _item_tile(problem.item_factors, first)
         if block.start == 0:  # once is enough, and here the tile is in the cache already
-            n_bad, bad = _find_not_finite(factors)
+            n_bad, bad = find_not_finite(factors)
             bad_item = first + bad if bad >= 0 and bad_item < 0 else bad_item
             n_bad_items += n_bad
         banned = problem.banned[bounds[index] : bounds[index + 1]]
         if banned.size == width:
             continue
         _multiply(users, factors, tile, use_blas)
-        _offer_tile(tile, first, width, columns, cursors, ends, banned, scores, items)
-    _sort_heaps(scores, items)
+        offer_tile(tile, first, width, columns, cursors, ends, banned, scores, items)
+    sort_heaps(scores, items)
     return n_bad_users, block.start + bad_user, n_bad_items, bad_item
 
 

@@ -147,8 +147,8 @@ def test_a_nan_score_never_ranks() -> None:
     tile = np.array([[np.nan, 2.0, np.nan, 5.0, np.nan]], np.float32)
     items, scores = np.full((1, 3), -1, np.int32), np.full((1, 3), -np.inf, np.float32)
     nothing, zero = np.empty(0, np.int32), np.zeros(1, np.int64)
-    topk._offer_tile(tile, 0, 5, nothing, zero, zero, nothing, scores, items)
-    topk._sort_heaps(scores, items)
+    topk.offer_tile(tile, 0, 5, nothing, zero, zero, nothing, scores, items)
+    topk.sort_heaps(scores, items)
     np.testing.assert_array_equal(items, [[3, 1, -1]])
 
 
