@@ -1,0 +1,1 @@
+"""Search over options: spaces, trials, studies kept on disk, and the loop that runs them."""

@@ -1,0 +1,54 @@
+"""When a trial is hopeless: the median of what the others had reached by then."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from rgals.tuning.trial import CurvePoint, TrialResult
+
+__all__ = ["MIN_TRIALS", "WARM_UP_ROUNDS", "median_thresholds"]
+
+MIN_TRIALS = 3
+"""Scored trials before any is cut."""
+
+WARM_UP_ROUNDS = 2
+"""Rounds for which a trial is left alone."""
+
+
+def median_thresholds(results: Sequence[TrialResult]) -> tuple[float, ...]:
+    """Give, for each round, the median over the scored trials of the best NDCG that each had seen by then.
+
+    Parameters
+    ----------
+    results : sequence of TrialResult
+        Finished trials; those that were cut or failed do not count.
+
+    Returns
+    -------
+    tuple of float
+        For rounds 1, 2, ... to the longest curve; a trial that ended before a round counts with its best.
+        Minus infinity in the first rounds and where fewer than three trials had been looked at.
+        Empty before three trials were scored.
+    """
+    curves = [result.curve for result in results if result.is_scored]
+    if len(curves) < MIN_TRIALS:
+        return ()
+    n_rounds = max(curve[-1].round for curve in curves)
+    reached = np.array([_running_best(curve, n_rounds) for curve in curves])
+    thresholds = []
+    for index in range(n_rounds):
+        seen = reached[np.isfinite(reached[:, index]), index]
+        is_known = index >= WARM_UP_ROUNDS and seen.size >= MIN_TRIALS
+        thresholds.append(float(np.median(seen)) if is_known else -math.inf)
+    return tuple(thresholds)
+
+
+def _running_best(curve: Sequence[CurvePoint], n_rounds: int) -> list[float]:
+    """Give the best NDCG up to each round; minus infinity before the first look."""
+    by_round = {point.round: point.ndcg for point in curve if math.isfinite(point.ndcg)}
+    best, reached = -math.inf, []
+    for number in range(1, n_rounds + 1):
+        best = max(best, by_round.get(number, -math.inf))
+        reached.append(best)
+    return reached
