@@ -1,4 +1,4 @@
-"""Bootstrap confidence intervals of means over users."""
+"""Bootstrap of means over users: confidence intervals and p-values from the same resamples."""
 
 import numpy as np
 
@@ -6,10 +6,13 @@ from rgals.errors import InputError
 from rgals.names import Float64Array
 from rgals.numerics.threads import available_threads, run_blocks
 
-__all__ = ["bootstrap_intervals"]
+__all__ = ["bootstrap_intervals", "bootstrap_p_values", "percentile_intervals", "resample_means"]
 
 _BLOCK_COUNTS = 1 << 22
 """Counts of a block of resamples held at once: 32 MiB."""
+
+_ZERO = 1e-12
+"""Mean differences up to here are rounding."""
 
 
 def bootstrap_intervals(
@@ -56,9 +59,40 @@ def bootstrap_intervals(
             f"bootstrap: expected n_resamples of at least 0 and a level between 0 and 1, "
             f"found {n_resamples} and {level}"
         )
+    means = resample_means(values, n_resamples=n_resamples, seed=seed, n_threads=n_threads)
+    return percentile_intervals(means, level)
+
+
+def resample_means(values: Float64Array, *, n_resamples: int, seed: int, n_threads: int | None = None) -> Float64Array:
+    """Give the means of each row of values under resampling of the users.
+
+    Parameters
+    ----------
+    values : float64 array of shape (n_metrics, n_users)
+        One value for each user, finite.
+    n_resamples : int
+        Number of resamples.
+    seed : int
+        Together with a resample's number the key of its draws: the same users are drawn for any
+        values of as many users, so that the means of two models may be subtracted.
+    n_threads : int or None
+        Number of threads; None uses every processor. The result does not depend on it.
+
+    Returns
+    -------
+    float64 array of shape (n_resamples, n_metrics)
+        Without rows if there are no users.
+
+    Raises
+    ------
+    InputError
+        If ``n_resamples`` is negative.
+    """
+    if n_resamples < 0:
+        raise InputError(f"bootstrap: expected n_resamples of at least 0, found {n_resamples}")
     n_metrics, n_users = values.shape
     if n_resamples == 0 or n_users == 0 or n_metrics == 0:
-        return np.full(n_metrics, np.nan), np.full(n_metrics, np.nan)
+        return np.zeros((0, n_metrics))
     by_user = np.ascontiguousarray(values.T)
     # Blocks do not depend on the number of threads, so the products have the same shapes and bits.
     block_rows = max(1, min(64, _BLOCK_COUNTS // n_users))
@@ -68,8 +102,57 @@ def bootstrap_intervals(
         blocks,
         available_threads() if n_threads is None else n_threads,
     )
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return np.concatenate(means)
+
+
+def percentile_intervals(means: Float64Array, level: float) -> tuple[Float64Array, Float64Array]:
+    """Give the quantiles of resampled means that enclose a share of them.
+
+    Parameters
+    ----------
+    means : float64 array of shape (n_resamples, n_metrics)
+        From `resample_means`, or the difference of two such.
+    level : float
+        Confidence level, between 0 and 1.
+
+    Returns
+    -------
+    tuple of two float64 arrays of shape (n_metrics,)
+        Lower and upper ends; NaN without resamples.
+    """
+    if not means.size:
+        return np.full(means.shape[1], np.nan), np.full(means.shape[1], np.nan)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
+
+
+def bootstrap_p_values(means: Float64Array) -> Float64Array:
+    """Give two-sided p-values of mean differences: how far out 0 lies among the resampled means.
+
+    Parameters
+    ----------
+    means : float64 array of shape (n_resamples, n_metrics)
+        Resampled mean differences.
+
+    Returns
+    -------
+    float64 array of shape (n_metrics,)
+        At least 2 / (n_resamples + 1); NaN without resamples.
+
+    Notes
+    -----
+    With b the smaller number of the resamples not above 0 and of those not below: 2 (b + 1) / (n_resamples + 1),
+    at most 1. It is below 1 - level about when the percentile interval of that level leaves out 0.
+
+    References
+    ----------
+    .. [1] Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 4.2.
+    """
+    if not means.size:
+        return np.full(means.shape[1], np.nan)
+    n_below, n_above = (means <= _ZERO).sum(axis=0), (means >= -_ZERO).sum(axis=0)
+    p_values: Float64Array = np.minimum(2 * (np.minimum(n_below, n_above) + 1) / (means.shape[0] + 1), 1.0)
+    return p_values
 
 
 def _resample_means(by_user: Float64Array, resamples: range, seed: int) -> Float64Array:
