@@ -1,0 +1,80 @@
+"""What a search may choose for the losses that rgals trains itself: rg2, rgx, ials."""
+
+from collections.abc import Sequence
+
+from rgals.errors import InputError
+from rgals.numerics.loss import LossName
+from rgals.tuning.space import Dimension, SearchSpace
+
+__all__ = ["SEARCHABLE", "default_search", "family_space"]
+
+_EXPONENTS = (
+    Dimension("user_exponent", -1.0, 0.5, default=0.0),
+    Dimension("item_exponent", -1.0, 0.5, default=0.0),
+    Dimension("beta", -1.0, 1.0, default=0.0),
+)
+
+_EXPANSIONS = SearchSpace(
+    (
+        Dimension("alpha", 1e-3, 1.0, log=True, default=0.03),
+        Dimension("reg", 0.01, 3.0, log=True, default=0.1),
+        Dimension("nu", 0.0, 1.2, default=1.0),
+        *_EXPONENTS,
+    )
+)
+
+# Background weight 1 for every entry: a row's total weight is near n_items or n_users, so that a ridge per unit of
+# it is small, and nu hardly tells rows apart.
+_SQUARES = SearchSpace(
+    (
+        Dimension("alpha", 1.0, 300.0, log=True, default=10.0),
+        Dimension("reg", 1e-5, 0.1, log=True, default=1e-3),
+        Dimension("nu", 0.0, 1.2, default=1.0),
+        *_EXPONENTS,
+    )
+)
+
+SEARCHABLE: tuple[str, ...] = _EXPANSIONS.names
+"""Every option of the loss that can be searched."""
+
+
+def default_search(loss: LossName) -> tuple[str, ...]:
+    """Give the options that are searched unless others are named.
+
+    Notes
+    -----
+    Never ``beta``: a validation part drawn at random from the training part is as skewed towards popular items as
+    the training part itself, so that it rewards a fit to that skew, and a test part that was drawn otherwise does not.
+    """
+    return ("alpha", "reg") if loss == "ials" else ("alpha", "reg", "nu", "user_exponent", "item_exponent")
+
+
+def family_space(names: Sequence[str] | None = None, loss: LossName = "rgx") -> SearchSpace:
+    """Give the space of a loss.
+
+    Parameters
+    ----------
+    names : sequence of str or None
+        Options to search; None takes `default_search`.
+    loss : LossName
+        The member of the family.
+
+    Returns
+    -------
+    SearchSpace
+        Its defaults are those of `rgals.training.config.TrainingConfig`, so that a search begins with the result of
+        a training without options; for ``ials`` they are settings that published comparisons found good.
+
+    Raises
+    ------
+    InputError
+        If an option cannot be searched, or none is named.
+    """
+    wanted = default_search(loss) if names is None else tuple(dict.fromkeys(names))
+    unknown = [name for name in wanted if name not in SEARCHABLE]
+    if unknown or not wanted:
+        raise InputError(
+            f"search: expected options of {', '.join(SEARCHABLE)}, found {', '.join(unknown) or 'none'}; "
+            "correct the names"
+        )
+    return (_SQUARES if loss == "ials" else _EXPANSIONS).select(wanted)
