@@ -4,7 +4,22 @@ import sys
 
 import typer
 
-from jobs import demo, describe, doctor, download, evaluate, ingest, plan, recommend, similar, synthesize, train
+from jobs import (
+    demo,
+    describe,
+    doctor,
+    download,
+    evaluate,
+    ingest,
+    plan,
+    publish,
+    recommend,
+    rollback,
+    similar,
+    synthesize,
+    train,
+    versions,
+)
 from rgals.errors import RgalsError
 
 __all__ = ["app", "main"]
@@ -28,6 +43,9 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("recommend")(recommend.recommend)
 app.command("similar")(similar.similar)
+app.command("publish")(publish.publish)
+app.command("versions")(versions.versions)
+app.command("rollback")(rollback.rollback)
 
 
 def main() -> None:

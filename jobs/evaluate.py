@@ -20,13 +20,13 @@ from jobs.executor_options import (
     WorkersOption,
     read_executor_options,
 )
+from rgals.artifact.alignment import align_to_dataset
 from rgals.artifact.model import Model
 from rgals.baselines.implicit_als import IalsOptions, fit_ials
 from rgals.baselines.model import FittedBaseline
 from rgals.baselines.simple import fit_popularity, fit_random
 from rgals.data.dataset import Dataset
 from rgals.errors import InputError, RgalsError
-from rgals.evaluation.alignment import AlignedModel, align_model
 from rgals.evaluation.evaluator import evaluate as evaluate_models
 from rgals.evaluation.per_user import per_user_path, write_per_user
 from rgals.evaluation.protocol import EvaluationOptions, ScoringModel
@@ -100,7 +100,7 @@ def evaluate(
     shown_name = name or PurePosixPath(opened.location).name
     if shown_name in wanted:
         raise InputError(f"the model and a baseline are both called {shown_name!r}; give the model another --name")
-    aligned = _align(opened, data, shown_name)
+    aligned = align_to_dataset(opened, data, shown_name)
     ials = _read_ials(ials_factors or opened.n_factors, ials_reg, ials_alpha, ials_sweeps, seed)
     # The items of a model and of the one before it.
     needed_bytes = 2 * aligned.item_factors.nbytes + _OBJECT_STORE_SPARE_BYTES
@@ -177,24 +177,6 @@ def _read_baselines(text: str) -> list[str]:
     if unknown:
         raise InputError(f"--baselines: expected some of {', '.join(_BASELINES)}, found {unknown[0]!r}")
     return list(dict.fromkeys(names))
-
-
-def _align(model: Model, dataset: Dataset, name: str) -> AlignedModel:
-    """Put the model into the dataset's row numbers."""
-    fingerprint = model.lineage.get("dataset_fingerprint")
-    train_s = model.metrics.get("train_s")
-    return align_model(
-        dataset,
-        name=name,
-        user_factors=model.user_factors,
-        item_factors=model.item_factors,
-        user_ids=model.user_ids,
-        item_ids=model.item_ids,
-        fingerprint=None if fingerprint is None else str(fingerprint),
-        solve=model.contents.user_system.solve,
-        train_s=None if train_s is None else float(train_s),
-        options={**model.config, "factor_sha256": model.factor_checksum},
-    )
 
 
 def _fit_baselines(

@@ -20,6 +20,9 @@ COMMANDS = [
     "evaluate",
     "recommend",
     "similar",
+    "publish",
+    "versions",
+    "rollback",
 ]
 
 
