@@ -1,4 +1,4 @@
-"""The softmax gradient and Adam beside PyTorch's (`pip install torch`); RGALS_REQUIRE_TORCH=1 makes its absence an error."""
+"""The softmax gradient and Adam beside PyTorch's (`pip install torch`); RGALS_REQUIRE_TORCH=1 asks for it."""
 
 import numpy as np
 import pytest
