@@ -1,15 +1,14 @@
-"""The implicit library's ALS as a baseline; the only file that imports implicit."""
+"""The implicit library's ALS as a baseline."""
 
-import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 from pydantic import BaseModel, ConfigDict, Field
 from threadpoolctl import threadpool_limits
 
-from rgals.baselines.model import FittedBaseline
-from rgals.errors import MissingDependencyError, NumericalError
+from rgals.baselines.implicit_library import fit_in_rounds, implicit_version, import_from_implicit, to_csr
+from rgals.baselines.model import FittedBaseline, Watch
 from rgals.names import Factors
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.threads import available_threads
@@ -39,7 +38,11 @@ class IalsOptions(BaseModel):
 
 
 def fit_ials(
-    train: InteractionRows, options: IalsOptions | None = None, *, n_threads: int | None = None
+    train: InteractionRows,
+    options: IalsOptions | None = None,
+    *,
+    n_threads: int | None = None,
+    watch: Watch | None = None,
 ) -> FittedBaseline:
     """Fit implicit's weighted squared loss.
 
@@ -51,7 +54,9 @@ def fit_ials(
         None takes the defaults, which are implicit's own but for 64 factors; a fair comparison
         chooses ``reg`` and ``alpha`` on a validation part, as for any other model.
     n_threads : int or None
-        Number of threads; None uses every processor.
+        Number of threads; None uses every processor. No factor depends on it.
+    watch : callable or None
+        Called after each sweep; false ends the fit there.
 
     Returns
     -------
@@ -68,75 +73,55 @@ def fit_ials(
 
     Notes
     -----
-    ``train_s`` is measured around ``fit`` alone. BLAS is kept at one thread while implicit runs, as it
-    asks for: nested threads slow it down.
+    ``train_s`` is measured around ``fit`` alone, without watches. BLAS is kept at one thread while
+    implicit runs, as it asks for: nested threads slow it down.
     """
     chosen = options or IalsOptions()
     threads = available_threads() if n_threads is None else n_threads
-    als = _import_als()
-    matrix = _to_csr(train)
-    with threadpool_limits(1, "blas"):
-        model = als(
+    matrix = to_csr(train)
+    make_als = import_from_implicit(_load_als, "iALS")
+    described = {"library": "implicit", "library_version": implicit_version(), **chosen.model_dump()}
+
+    def make(n_threads: int) -> Any:
+        return make_als(
             factors=chosen.n_factors,
             regularization=chosen.reg,
             alpha=chosen.alpha,
             iterations=chosen.n_sweeps,
             use_cg=chosen.use_cg,
             random_state=chosen.seed,
-            num_threads=threads,
+            num_threads=n_threads,
         )
-        started = time.perf_counter()
-        _fit(model, matrix, chosen)
-        seconds = time.perf_counter() - started
+
+    with threadpool_limits(1, "blas"):
+        als = make(threads)
+
+        def model_at(train_s: float) -> FittedBaseline:
+            items = np.ascontiguousarray(als.item_factors, dtype=np.float32)
+            users = np.ascontiguousarray(als.user_factors, dtype=np.float32)
+            return FittedBaseline("ials", train_s, described, users, items, _make_solve(make, items))
+
+        remedy = f"reg={chosen.reg}, alpha={chosen.alpha}; choose a larger reg"
+        return fit_in_rounds(als, matrix, model_at, watch, remedy)
+
+
+def _make_solve(make: Callable[[int], Any], item_factors: Factors) -> Callable[[InteractionRows, int], Factors]:
+    """Give the fold-in against these item factors; implicit keeps their gram, so each gets an object of its own."""
+    als: list[Any] = []
 
     def solve(rows: InteractionRows, n_threads: int) -> Factors:
-        model.num_threads = n_threads
         with threadpool_limits(1, "blas"):
-            found = model.recalculate_user(np.arange(rows.n_rows), _to_csr(rows))
+            if not als:
+                als.append(make(n_threads))
+                als[0].item_factors = item_factors
+            als[0].num_threads = n_threads
+            found = als[0].recalculate_user(np.arange(rows.n_rows), to_csr(rows))
         return np.ascontiguousarray(found, dtype=np.float32)
 
-    return FittedBaseline(
-        "ials",
-        seconds,
-        {"library": "implicit", "library_version": _implicit_version(), **chosen.model_dump()},
-        np.ascontiguousarray(model.user_factors, dtype=np.float32),
-        np.ascontiguousarray(model.item_factors, dtype=np.float32),
-        solve,
-    )
+    return solve
 
 
-def _import_als() -> Any:
-    """Import implicit's class when it is asked for."""
-    try:
-        from implicit.cpu.als import AlternatingLeastSquares  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"the iALS baseline needs the package implicit, which cannot be imported ({error}); "
-            "install it with: pip install rgals[baselines]"
-        ) from error
+def _load_als() -> Any:
+    from implicit.cpu.als import AlternatingLeastSquares  # noqa: PLC0415
+
     return AlternatingLeastSquares
-
-
-def _implicit_version() -> str:
-    import implicit  # noqa: PLC0415
-
-    return str(implicit.__version__)
-
-
-def _fit(model: Any, matrix: "scipy.sparse.csr_matrix", options: IalsOptions) -> None:
-    from implicit.recommender_base import ModelFitError  # noqa: PLC0415
-
-    try:
-        model.fit(matrix, show_progress=False)
-    except ModelFitError as error:
-        raise NumericalError(
-            f"implicit's ALS found no finite factors (reg={options.reg}, alpha={options.alpha}); choose a larger reg"
-        ) from error
-
-
-def _to_csr(rows: InteractionRows) -> "scipy.sparse.csr_matrix":
-    """Convert to the matrix class that implicit accepts without copies and warnings."""
-    matrix = scipy.sparse.csr_matrix(rows.to_scipy())
-    matrix.indices = matrix.indices.astype(np.int32, copy=False)
-    matrix.indptr = matrix.indptr.astype(np.int32, copy=False)
-    return matrix
