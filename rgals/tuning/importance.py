@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import optuna
 
 from rgals.tuning.space import SearchSpace
-from rgals.tuning.trial import TrialResult
+from rgals.tuning.trial import TrialResult, best_point
 
 __all__ = ["MIN_TRIALS", "option_importance"]
 
@@ -23,7 +23,7 @@ def option_importance(space: SearchSpace, results: Sequence[TrialResult]) -> dic
     space : SearchSpace
         What was searched.
     results : sequence of TrialResult
-        Finished trials. Those that were cut count with the NDCG they had reached; those that failed do not.
+        Finished trials; each counts with the best NDCG of its curve, those that were cut too, those that failed not.
 
     Returns
     -------
@@ -41,8 +41,9 @@ def option_importance(space: SearchSpace, results: Sequence[TrialResult]) -> dic
     """
     if sum(result.is_scored for result in results) < MIN_TRIALS or not space.dimensions:
         return None
-    usable = [result for result in results if result.curve and result.best_ndcg == result.best_ndcg]
-    if len({result.best_ndcg for result in usable}) == 1:
+    reached = [(result, best_point(result.curve)) for result in results if result.state != "failed"]
+    usable = [(result, best) for result, best in reached if best is not None]
+    if len({best.ndcg for _, best in usable}) == 1:
         return None
     distributions = space.distributions()
     verbosity = optuna.logging.get_verbosity()
@@ -51,8 +52,12 @@ def option_importance(space: SearchSpace, results: Sequence[TrialResult]) -> dic
         study = optuna.create_study(direction="maximize")
         study.add_trials(
             [
-                optuna.trial.create_trial(params=result.options, distributions=distributions, value=result.best_ndcg)
-                for result in usable
+                optuna.trial.create_trial(
+                    params={name: result.options[name] for name in space.names},
+                    distributions=distributions,
+                    value=best.ndcg,
+                )
+                for result, best in usable
             ]
         )
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=_GOOD_SHARE)

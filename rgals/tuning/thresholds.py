@@ -10,28 +10,29 @@ from rgals.tuning.trial import CurvePoint, TrialResult
 __all__ = ["MIN_TRIALS", "WARM_UP_ROUNDS", "median_thresholds"]
 
 MIN_TRIALS = 3
-"""Scored trials before any is cut."""
+"""Finished trials before any is cut."""
 
 WARM_UP_ROUNDS = 2
 """Rounds for which a trial is left alone."""
 
 
 def median_thresholds(results: Sequence[TrialResult]) -> tuple[float, ...]:
-    """Give, for each round, the median over the scored trials of the best NDCG that each had seen by then.
+    """Give, for each round, the median over the finished trials of the best NDCG that each had seen by then.
 
     Parameters
     ----------
     results : sequence of TrialResult
-        Finished trials; those that were cut or failed do not count.
+        Finished trials; those that failed do not count.
 
     Returns
     -------
     tuple of float
-        For rounds 1, 2, ... to the longest curve; a trial that ended before a round counts with its best.
-        Minus infinity in the first rounds and where fewer than three trials had been looked at.
-        Empty before three trials were scored.
+        For rounds 1, 2, ... to the longest curve. A trial that ended before a round, by its own rules or because it
+        was cut, counts with its best: were cut trials left out, the median would be that of ever fewer, ever better
+        trials, and cut nearly all. Minus infinity in the first rounds and where fewer than three trials had been
+        looked at. Empty before three trials were finished.
     """
-    curves = [result.curve for result in results if result.is_scored]
+    curves = [result.curve for result in results if result.state != "failed"]
     if len(curves) < MIN_TRIALS:
         return ()
     n_rounds = max(curve[-1].round for curve in curves)
