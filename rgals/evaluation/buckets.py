@@ -86,7 +86,8 @@ def cut_buckets(values: Offsets, shares: Offsets, n_buckets: int = N_BUCKETS) ->
     is_place = (totals > 0) & (totals < totals[-1])
     places = np.flatnonzero(is_place)
     wanted = totals[-1] * np.arange(1, n_buckets) / n_buckets
-    cuts = np.unique([places[np.argmin(np.abs(totals[places] - share))] for share in wanted]) if places.size else places
+    nearest = [int(places[np.argmin(np.abs(totals[places] - share))]) for share in wanted] if places.size else []
+    cuts = np.array(sorted(set(nearest)), dtype=np.int64)
     bucket_of_code = np.searchsorted(cuts, np.arange(distinct.size), side="left")
     firsts = np.concatenate([np.zeros(1, dtype=np.int64), cuts + 1])
     lasts = np.concatenate([cuts, np.array([distinct.size - 1])])

@@ -211,7 +211,7 @@ def load_values(path: str | Path) -> ModelValues:
         If a newer rgals wrote it.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(BytesIO(Path(path).read_bytes()), allow_pickle=False) as stored:
             about = json.loads(stored["about"].tobytes())
             arrays = {name: stored[name] for name in _ARRAYS}
         if about["format_version"] > _FORMAT_VERSION:

@@ -5,7 +5,12 @@ from hypothesis import strategies as st
 
 from rgals.errors import InputError
 from rgals.evaluation import bootstrap
-from rgals.evaluation.bootstrap import bootstrap_intervals
+from rgals.evaluation.bootstrap import (
+    bootstrap_intervals,
+    bootstrap_p_values,
+    percentile_intervals,
+    resample_means,
+)
 
 
 def random_values(n_metrics: int = 3, n_users: int = 200, seed: int = 0) -> np.ndarray:
@@ -95,3 +100,40 @@ def test_without_users_or_resamples_the_interval_is_undefined_not_zero(n_users: 
 def test_options_out_of_bounds_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(InputError, match="bootstrap: expected"):
         bootstrap_intervals(random_values(), seed=0, **options)  # type: ignore[arg-type]
+
+
+def test_the_p_value_counts_the_resamples_on_the_other_side_of_zero() -> None:
+    means = np.array([[0.1] * 19, [-0.1] * 19, [0.1] * 15 + [-0.1] * 4, [0.1, -0.1] * 9 + [0.0], [0.0] * 19]).T
+    assert bootstrap_p_values(means) == pytest.approx([2 / 20, 2 / 20, 10 / 20, 1, 1])
+
+
+def test_rounding_around_zero_is_on_neither_side() -> None:
+    assert bootstrap_p_values(np.full((19, 1), 1e-17))[0] == 1
+    assert bootstrap_p_values(np.full((19, 1), 1e-6))[0] == pytest.approx(0.1)
+
+
+def test_the_p_value_is_small_about_when_the_interval_leaves_out_zero() -> None:
+    values = np.random.default_rng(0).normal(np.linspace(0, 0.3, 60)[:, None], 1, (60, 150))
+    means = resample_means(values, n_resamples=999, seed=0)
+    low, _ = percentile_intervals(means, 0.95)
+    is_left_out = low > 0
+    assert (is_left_out == (bootstrap_p_values(means) <= 0.052))[np.abs(low) > 0.002].all()
+    assert 10 < is_left_out.sum() < 50
+
+
+def test_without_a_difference_one_p_value_in_twenty_is_below_a_twentieth() -> None:
+    values = np.random.default_rng(1).exponential(size=(300, 200)) - 1
+    p_values = bootstrap_p_values(resample_means(values, n_resamples=400, seed=0))
+    assert 0.02 < (p_values < 0.05).mean() < 0.1
+
+
+def test_the_difference_of_two_models_resamples_is_the_resample_of_their_difference() -> None:
+    first, second = random_values(3, seed=0), random_values(3, seed=1)
+    resampled = [resample_means(values, n_resamples=50, seed=3) for values in (first, second, first - second)]
+    np.testing.assert_allclose(resampled[0] - resampled[1], resampled[2], atol=1e-14)
+
+
+def test_without_resamples_p_values_are_undefined() -> None:
+    assert np.isnan(bootstrap_p_values(resample_means(random_values(), n_resamples=0, seed=0))).all()
+    with pytest.raises(InputError, match="n_resamples of at least 0"):
+        resample_means(random_values(), n_resamples=-1, seed=0)

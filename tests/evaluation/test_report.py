@@ -16,11 +16,13 @@ from rgals.evaluation.report import (
     Measurement,
     Report,
     check_report_path,
+    headline_metric,
     read_report,
     write_report,
 )
 from tests.evaluation.problems import random_parts, whole_numbered, write_dataset
 
+SCHEMA_1 = Path(__file__).parent / "reports" / "schema_1.json"
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "report-schema.md"
 
 
@@ -104,6 +106,39 @@ def test_a_report_of_a_newer_schema_is_refused(evaluation: Evaluation, tmp_path:
     write_report(evaluation.report.model_copy(update={"schema_version": SCHEMA_VERSION + 1}), tmp_path / "r.json")
     with pytest.raises(FormatVersionError, match=f"schema version {SCHEMA_VERSION + 1}"):
         read_report(tmp_path / "r.json")
+
+
+def test_a_report_of_schema_1_is_read_and_can_be_written_as_one_of_today(tmp_path: Path) -> None:
+    before = json.loads(SCHEMA_1.read_text())
+    report = read_report(SCHEMA_1)
+    assert before["schema_version"] == 1
+    assert (report.schema_version, report.kind, report.metric) == (SCHEMA_VERSION, "evaluation", "ndcg@3")
+    assert [model.label for model in report.models] == ["first", "second"]
+    assert report.models[1].metrics["ndcg@3"].mean == before["models"][1]["metrics"]["ndcg@3"]["mean"]
+    difference = report.comparisons[0].metrics["ndcg@3"]
+    assert (difference.p_wilcoxon, difference.p_holm) == (None, None)
+    assert (report.sample_users, report.provenance, report.models[0].user_buckets) == ([], None, [])
+    write_report(report, tmp_path / "r.json")
+    assert read_report(tmp_path / "r.json") == report
+
+
+def test_a_broken_report_of_schema_1_is_refused(tmp_path: Path) -> None:
+    document = json.loads(SCHEMA_1.read_text())
+    del document["models"][0]["train_s"]
+    (tmp_path / "r.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"field models\.0\.train_s"):
+        read_report(tmp_path / "r.json")
+
+
+def test_a_field_that_the_schema_does_not_know_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps({**json.loads(SCHEMA_1.read_text()), "surprise": 1}))
+    with pytest.raises(DataError, match="field surprise"):
+        read_report(tmp_path / "r.json")
+
+
+def test_the_headline_is_ndcg_at_20_or_at_the_first_cutoff() -> None:
+    assert headline_metric((10, 20, 100)) == "ndcg@20"
+    assert headline_metric((10, 5)) == "ndcg@10"
 
 
 def test_a_failed_write_leaves_the_old_report(
