@@ -10,13 +10,13 @@ from rgals.execution.schedule import Schedule
 from rgals.execution.worker import Failure, Report
 from rgals.execution.worker_pool import LOOK_INTERVAL_S, Member, WorkerGoneError, WorkerPool
 
-__all__ = ["MAX_LOSSES", "Finished", "lost_too_often", "run_map"]
+__all__ = ["MAX_LOSSES", "Finished", "checked", "lost_too_often", "run_map"]
 
 MAX_LOSSES = 3
 """Workers that one task may lose."""
 
 LONGEST_FAREWELL_S = 60.0
-"""How long a map that is cut short waits for the tasks that workers already have."""
+"""How long a map that a task failed in waits for the tasks that workers already have."""
 
 RESULTS_AHEAD = 4
 """Results per worker that may wait for an earlier one, where tasks have no keys."""
@@ -61,8 +61,8 @@ def run_map(
 ) -> Generator[Finished, None, None]:
     """Run the tasks of one map on a pool and give what comes back, in the order of the tasks.
 
-    A map that is cut short, by a failure or by its caller, ends when what the workers were already
-    given has ended: whoever cleans up after it is not disturbed by a straggler. To be closed.
+    A map that a task fails in ends when what the workers were given has ended too: whoever cleans up
+    after it is not disturbed by a straggler. One that its caller leaves, or that is interrupted, ends at once.
 
     Parameters
     ----------
@@ -81,6 +81,8 @@ def run_map(
     ------
     WorkerLostError
         If a task lost its worker three times, or no worker is left.
+    Exception
+        What a task raised, in its place.
     """
     pool.look(is_forced=False)
     run = _MapRun(pool, number, work, tasks, keys, costs, keeps_blocks=keeps_blocks)
@@ -88,7 +90,10 @@ def run_map(
         for position in range(len(tasks)):
             while position not in run.finished:
                 run.step(position)
-            yield run.finished.pop(position)
+            yield checked(run.finished.pop(position))
+    except Exception:
+        run.await_stragglers()
+        raise
     finally:
         run.end()
 
@@ -148,12 +153,15 @@ class _MapRun:
             return False
         return any(call.position == awaited for call in self._calls.values())
 
-    def end(self) -> None:
-        """Wait for what the workers have still to run of the map, and let them forget it."""
+    def await_stragglers(self) -> None:
+        """Wait for what the workers have still to run of the map, but not for ever."""
         deadline = time.monotonic() + LONGEST_FAREWELL_S
         while self._calls and not self._pool.is_closed and time.monotonic() < deadline:
             for reference in self._pool.cluster.wait(list(self._calls), LOOK_INTERVAL_S):
                 del self._calls[reference]
+
+    def end(self) -> None:
+        """Let the workers forget the map, after what they have still to run of it."""
         if not self._pool.is_closed:
             self._pool.call_each("end_map", self._number)
         self._calls.clear()
@@ -211,6 +219,13 @@ class _MapRun:
         n_losses = self._n_losses[call.position] = self._n_losses.get(call.position, 0) + 1
         if n_losses >= MAX_LOSSES:
             raise lost_too_often(f"task {call.position} of {len(self._tasks)} ended {call.name}", error) from None
+
+
+def checked(finished: Finished) -> Finished:
+    """Raise what a task raised, or give what it left."""
+    if finished.report.failure is not None:
+        raise finished.report.failure.as_error(finished.worker)
+    return finished
 
 
 def lost_too_often(what: str, error: WorkerGoneError) -> WorkerLostError:

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from rgals.errors import InputError
 from rgals.execution.executor import Block, BlockResult, Executor, Prepare, TaskFunction
-from rgals.execution.map_run import MAX_LOSSES, Finished, lost_too_often, run_map
-from rgals.execution.worker import RemoteBlock, Report, Work, reference_of, size_of
+from rgals.execution.map_run import MAX_LOSSES, Finished, checked, lost_too_often, run_map
+from rgals.execution.worker import RemoteBlock, Work, reference_of, size_of
 from rgals.execution.worker_pool import WorkerGoneError, WorkerPool
 
 __all__ = ["PooledExecutor"]
@@ -56,7 +56,7 @@ class PooledExecutor(Executor):
         """Run the tasks on the workers; see `Executor.map_ordered`."""
         with closing(self._map(Work(function, shared, prepare), tasks, keys, costs, keeps_blocks=False)) as run:
             for finished in run:
-                yield _checked(finished).summary
+                yield finished.report.summary
 
     def map_blocks(
         self,
@@ -71,7 +71,7 @@ class PooledExecutor(Executor):
         """Run the tasks on the workers, where the large parts of the results stay; see `Executor.map_blocks`."""
         with closing(self._map(Work(function, shared, prepare), tasks, keys, costs, keeps_blocks=True)) as run:
             for finished in run:
-                report = _checked(finished)
+                report = finished.report
                 block: RemoteBlock[Value] = RemoteBlock(finished.block, report.n_bytes)
                 yield BlockResult(block, report.summary, finished.worker, report.seconds, report.prepare_s)
 
@@ -97,7 +97,7 @@ class PooledExecutor(Executor):
                         raise lost_too_often(f"what every worker runs ended {member.name}", error) from None
             if len(reports) == len(members):
                 break
-        return [_checked(report).summary for report in reports]
+        return [checked(report).report.summary for report in reports]
 
     def put(self, value: Value) -> Block[Value]:
         """Put a value into the object store of this machine."""
@@ -138,10 +138,3 @@ class PooledExecutor(Executor):
             return
         reference = pool.cluster.put(work)
         yield from run_map(pool, next(self._map_numbers), reference, tasks, keys, costs, keeps_blocks=keeps_blocks)
-
-
-def _checked(finished: Finished) -> Report:
-    """Raise what a task raised, or give its report."""
-    if finished.report.failure is not None:
-        raise finished.report.failure.as_error(finished.worker)
-    return finished.report
