@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rgals.data.storage import replace_file
+from rgals.evaluation.page_bucket_tables import bias_table, item_recall_table, user_bucket_table, wins_table
 from rgals.evaluation.page_format import (
     bytes_text,
     count,
@@ -28,15 +29,11 @@ from rgals.evaluation.page_pictures import (
     trial_chart,
 )
 from rgals.evaluation.page_tables import (
-    bias_table,
     comparison_table,
     difference_table,
-    item_recall_table,
     key_table,
     list_metrics,
     metric_table,
-    user_bucket_table,
-    wins_table,
 )
 from rgals.evaluation.page_verdict import headline_mean, make_verdict
 from rgals.evaluation.report import ModelSection, Report, SampleUser
@@ -113,7 +110,7 @@ def _contents(report: Report) -> dict[str, Any]:
         "reach": reach_sentence(report),
         "objectives": objective_charts(report, styles),
         "gaps": gap_charts(report, styles),
-        "metric_tables": [(number, metric_table(report, models, styles, number)) for number in list_metrics(report)],
+        "metric_tables": [(number, metric_table(models, styles, number)) for number in list_metrics(report)],
         "comparison": comparison_table(report, labels, styles, report.metric) if report.metric in keys else None,
         "difference_tables": [
             (number, difference_table(report, labels, styles, number))
@@ -170,9 +167,7 @@ def _has_buckets(contents: Mapping[str, Any]) -> bool:
     return any(contents[name] is not None for name in ("user_wins", "item_wins", "user_buckets", "item_recall"))
 
 
-def _tunings(
-    report: Report, models: Sequence[ModelSection], styles: Mapping[str, ModelStyle]
-) -> list[dict[str, Any]]:
+def _tunings(report: Report, models: Sequence[ModelSection], styles: Mapping[str, ModelStyle]) -> list[dict[str, Any]]:
     """Gather the searches: the chart of trials, the best options, their importance, largest first."""
     found = []
     for model in models:
@@ -207,6 +202,7 @@ def _sample_user(
     report: Report, user: SampleUser, models: Sequence[ModelSection], styles: Mapping[str, ModelStyle]
 ) -> dict[str, Any]:
     """Gather what a sample user has seen, what is held out, and each model's list."""
+
     def title(item_id: str) -> str:
         return report.titles.get(item_id, item_id)
 
@@ -230,5 +226,5 @@ def _sample_user(
         "held_out": [(title(item_id), item_id in found) for item_id in user.held_out[:_MAX_LISTED]],
         "n_held_out": len(user.held_out),
         "lists": lists,
-        "max_hits": max((one["n_hits"] for one in lists), default=0),
+        "max_hits": max((sum(item.is_hit for item in items) for items in user.lists.values()), default=0),
     }

@@ -6,7 +6,8 @@ The templates turn it into SVG. Everything is in the units of the chart's own bo
 import math
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from rgals.evaluation.page_format import UNDEFINED, short
 
@@ -253,7 +254,9 @@ def _draw_curve(
         held = f"M{x:g} {y:g}H{right:g}"
         mark = Mark(x, y, MARKERS[series.marker % len(MARKERS)])
     if series.reached is not None:
-        ring = Mark(across(series.reached[0]), down(series.reached[1]), "M-6.5 0a6.5 6.5 0 1 0 13 0a6.5 6.5 0 1 0-13 0z")
+        ring = Mark(
+            across(series.reached[0]), down(series.reached[1]), "M-6.5 0a6.5 6.5 0 1 0 13 0a6.5 6.5 0 1 0-13 0z"
+        )
     return Curve(series.label, series.color, series.dash, path, held, mark, ring, None)
 
 
@@ -274,10 +277,7 @@ def _with_end_labels(
     for place, height in zip(order, heights, strict=True):
         text = fit_text(series[place].label, label_width - 30)
         label = EndLabel(right + 26, round(height, 1), text, series[place].label, ends[place])
-        curve = curves[place]
-        found[place] = Curve(
-            curve.label, curve.color, curve.dash, curve.path, curve.held, curve.mark, curve.ring, label
-        )  # fmt: skip
+        found[place] = replace(curves[place], end=label)
     return found
 
 
@@ -338,7 +338,9 @@ def _count_ticks(low: float, high: float, room: float) -> list[tuple[float, str]
         first = math.ceil(low / step)
         if int(high // step) - first + 1 <= n_wanted:
             break
-    return [(float(number * step), f"{number * step:,}") for number in range(math.ceil(low / step), int(high // step) + 1)]
+    return [
+        (float(number * step), f"{number * step:,}") for number in range(math.ceil(low / step), int(high // step) + 1)
+    ]
 
 
 def _log_ticks(low: float, high: float, room: float, unit: str) -> list[tuple[float, str]]:
@@ -358,5 +360,5 @@ def _has_room(ticks: Sequence[tuple[float, str]], low: float, high: float, room:
     places = [room * math.log(value / low) / math.log(high / low) for value, _ in ticks]
     return len(ticks) > 0 and all(
         after - before >= (text_width(ticks[place][1]) + text_width(ticks[place + 1][1])) / 2 + 22
-        for place, (before, after) in enumerate(zip(places, places[1:], strict=False))
+        for place, (before, after) in enumerate(pairwise(places))
     )

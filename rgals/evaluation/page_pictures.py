@@ -1,7 +1,7 @@
 """Which charts the report page has: NDCG against seconds, objectives, surrogate gaps, trials of the search."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rgals.evaluation.page_charts import MARKERS, Chart, Mark, Series, draw_chart
 from rgals.evaluation.page_format import fixed, metric_name, seconds, short
@@ -44,7 +44,6 @@ class TrialChart:
     chart: Chart
     complete: list[Mark]
     pruned: list[Mark]
-    n_failed: int
 
 
 def model_styles(models: Sequence[ModelSection]) -> dict[str, ModelStyle]:
@@ -232,11 +231,7 @@ def trial_chart(label: str, tuning: Tuning, style: ModelStyle, metric: str) -> T
     marks = [curve.mark for curve in chart.curves[1:] if curve.mark is not None]
     states = [state for _, _, state in known]
     return TrialChart(
-        chart=Chart(
-            chart.title, chart.description, chart.width, chart.height, chart.left, chart.right, chart.top, chart.bottom,
-            chart.x_label, chart.y_label, chart.x_ticks, chart.y_ticks, chart.curves[:1],
-        ),
+        chart=replace(chart, curves=chart.curves[:1]),
         complete=[mark for mark, state in zip(marks, states, strict=True) if state != "pruned"],
         pruned=[mark for mark, state in zip(marks, states, strict=True) if state == "pruned"],
-        n_failed=tuning.n_failed,
-    )  # fmt: skip
+    )

@@ -186,7 +186,11 @@ def _evidence(report: Report, difference: Difference, turned: bool = False) -> s
     is_won = judge(difference, report.protocol.bootstrap.level) in {"better", "worse"}
     mean = sign * (difference.mean or 0.0)
     said = f"ahead by {fixed(mean)}" if is_won else f"a difference of {signed(mean)}"
-    write = fixed if is_won and min(sign * end for end in (difference.ci_low or 0.0, difference.ci_high or 0.0)) >= 0 else signed
+    write = (
+        fixed
+        if is_won and min(sign * end for end in (difference.ci_low or 0.0, difference.ci_high or 0.0)) >= 0
+        else signed
+    )
     details = []
     if difference.ci_low is not None and difference.ci_high is not None:
         low, high = sorted((sign * difference.ci_low, sign * difference.ci_high))
@@ -195,7 +199,9 @@ def _evidence(report: Report, difference: Difference, turned: bool = False) -> s
     if p is not None:
         shown = p_value(p)
         n_tests = len(report.comparisons)
-        corrected = f" after correction for {n_tests} comparisons" if difference.p_holm is not None and n_tests > 1 else ""
+        corrected = (
+            f" after correction for {n_tests} comparisons" if difference.p_holm is not None and n_tests > 1 else ""
+        )
         details.append(f"p {shown if shown.startswith('<') else f'= {shown}'}{corrected}")
     return said + (f" ({', '.join(details)})" if details else "")
 

@@ -22,8 +22,20 @@ MODELS = (
     ("bpr", "other", 0.1176, 0.35, 80),
     ("popularity", "trivial", 0.0317, 0.004, 1),
 )
-USER_LABELS = (("4–9", 4, 9), ("10–13", 10, 13), ("14–20", 14, 20), ("21–37", 21, 37), ("38–811", 38, 811))
-ITEM_LABELS = (("1–9", 1, 9), ("10–20", 10, 20), ("21–47", 21, 47), ("48–130", 48, 130), ("131–1,415", 131, 1415))
+USER_LABELS = (
+    ("4\N{EN DASH}9", 4, 9),
+    ("10\N{EN DASH}13", 10, 13),
+    ("14\N{EN DASH}20", 14, 20),
+    ("21\N{EN DASH}37", 21, 37),
+    ("38\N{EN DASH}811", 38, 811),
+)
+ITEM_LABELS = (
+    ("1\N{EN DASH}9", 1, 9),
+    ("10\N{EN DASH}20", 10, 20),
+    ("21\N{EN DASH}47", 21, 47),
+    ("48\N{EN DASH}130", 48, 130),
+    ("131\N{EN DASH}1,415", 131, 1415),
+)
 
 
 def full_report(**changes: Any) -> Report:
@@ -226,8 +238,8 @@ def provenance_document() -> dict[str, Any]:
     return {
         "dataset": "data/gowalla-validation",
         "fingerprint": "9f2c4be07a5d16c38e41b0fa27d95c6412ab7e90c3d85f6a1b24e7708c9d3f51",
-        "command": "rgals compare data/gowalla-validation --models rgx-weighted,rgx,rg2,softmax,softmax-cosine,ials,bpr,"
-        "ease,popularity --factors 64 --budget 20 --output reports/gowalla-64 --executor processes --workers 2",
+        "command": "rgals compare data/gowalla-validation --models rgx-weighted,rgx,rg2,softmax,softmax-cosine,ials,"
+        "bpr,ease,popularity --factors 64 --budget 20 --output reports/gowalla-64 --executor processes --workers 2",
         "machine": {"cpu": "AMD EPYC 9R14", "n_cpus": 2, "memory_bytes": 25769803776, "os": "Linux 6.1"},
         "versions": {"python": "3.11.7", "rgals": "0.1.0", "numpy": "2.4.6", "numba": "0.68.1", "scipy": "1.17.0"},
         "started_at": "2026-11-03T07:41:09+00:00",
