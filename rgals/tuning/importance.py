@@ -10,7 +10,7 @@ from rgals.tuning.trial import TrialResult, best_point
 __all__ = ["MIN_TRIALS", "option_importance"]
 
 MIN_TRIALS = 8
-"""Scored trials below which the shares would be noise."""
+"""Trials with an NDCG below which the shares would be noise."""
 
 _GOOD_SHARE = 0.25
 
@@ -28,7 +28,7 @@ def option_importance(space: SearchSpace, results: Sequence[TrialResult]) -> dic
     Returns
     -------
     dict of str to float, or None
-        Shares that sum to 1, largest first. None with fewer than eight scored trials, or where all are equal.
+        Shares that sum to 1, largest first. None with fewer than eight such trials, or where all are equal.
 
     Notes
     -----
@@ -39,11 +39,9 @@ def option_importance(space: SearchSpace, results: Sequence[TrialResult]) -> dic
     ----------
     .. [1] Watanabe, Bansal, Hutter, PED-ANOVA, IJCAI 2023.
     """
-    if sum(result.is_scored for result in results) < MIN_TRIALS or not space.dimensions:
-        return None
     reached = [(result, best_point(result.curve)) for result in results if result.state != "failed"]
     usable = [(result, best) for result, best in reached if best is not None]
-    if len({best.ndcg for _, best in usable}) == 1:
+    if len(usable) < MIN_TRIALS or not space.dimensions or len({best.ndcg for _, best in usable}) == 1:
         return None
     distributions = space.distributions()
     verbosity = optuna.logging.get_verbosity()

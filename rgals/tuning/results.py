@@ -22,7 +22,7 @@ _COLUMNS = 3
 
 
 def write_trials(path: str | Path, trials: Sequence[FinishedTrial], space: SearchSpace) -> None:
-    """Write one line per trial: number, state, NDCG, best round, rounds, seconds, the options, the reason.
+    """Write one line per trial, numbered from 1: state, NDCG, best round, rounds, seconds, the options, the reason.
 
     Parameters
     ----------
@@ -35,14 +35,14 @@ def write_trials(path: str | Path, trials: Sequence[FinishedTrial], space: Searc
     """
     stream = StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    head = ("number", "state", "ndcg", "best_round", "n_rounds", "train_s", "seconds")
+    head = ("trial", "state", "ndcg", "best_round", "n_rounds", "train_s", "seconds")
     writer.writerow([*head, *space.names, "reason"])
     for trial in trials:
         found = trial.result
         n_rounds, train_s = (found.curve[-1].round, found.curve[-1].train_s) if found.curve else (0, 0.0)
         ndcg = "" if math.isnan(found.best_ndcg) else found.best_ndcg
         values = [found.options.get(name, "") for name in space.names]
-        row = [trial.number, found.state, ndcg, found.best_round, n_rounds, train_s, found.seconds]
+        row = [trial.number + 1, found.state, ndcg, found.best_round, n_rounds, train_s, found.seconds]
         writer.writerow([*row, *values, found.reason or ""])
     replace_file(Path(path), stream.getvalue().encode())
 
@@ -86,10 +86,10 @@ def _draw_trials(axes: Axes, trials: Sequence[FinishedTrial], name: str) -> None
         if trial.result.is_scored and trial.result.best_ndcg > best:
             best = trial.result.best_ndcg
         if math.isfinite(best):
-            numbers.append(trial.number)
+            numbers.append(trial.number + 1)
             reached.append(best)
     axes.plot(numbers, reached, color=_INK, linewidth=1, drawstyle="steps-post", label="best so far")
-    _draw_points(axes, trials, [trial.number for trial in trials])
+    _draw_points(axes, trials, [trial.number + 1 for trial in trials])
     axes.set(xlabel="trial", ylabel=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if trials:
@@ -111,10 +111,10 @@ def _draw_dimension(axes: Axes, trials: Sequence[FinishedTrial], dimension: Dime
 def _draw_points(axes: Axes, trials: Sequence[FinishedTrial], across: Sequence[float]) -> None:
     """Draw whole trials filled, those that were cut hollow, and the best one large."""
     best = max((t for t in trials if t.result.is_scored), key=lambda t: t.result.best_ndcg, default=None)
-    for is_scored, face, edge in ((False, "none", _SOFT), (True, _ACCENT, _ACCENT)):
+    for is_scored, face, edge, label in ((True, _ACCENT, _ACCENT, "whole"), (False, "none", _SOFT, "cut")):
         chosen = [index for index, trial in enumerate(trials) if trial.result.is_scored is is_scored]
         heights = [trials[index].result.best_ndcg for index in chosen]
-        axes.scatter([across[index] for index in chosen], heights, s=18, facecolors=face, edgecolors=edge)
+        axes.scatter([across[index] for index in chosen], heights, s=18, facecolors=face, edgecolors=edge, label=label)
     if best is not None:
         x = across[trials.index(best)]
         axes.plot(x, best.result.best_ndcg, "o", color=_ACCENT, markersize=11, fillstyle="none")
