@@ -1,4 +1,4 @@
-"""The best items of each user by given scores: exact, under the rules of `top_k`."""
+"""Scores of all items for blocks of users: summed from rows, and the best of them under the rules of `top_k`."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgals.errors import InputError, NumericalError
-from rgals.names import BoolArray, Factors
+from rgals.names import BoolArray, Factors, Offsets, Rows, Weights
 from rgals.numerics.compile import kernel
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.threads import available_threads, run_blocks
 from rgals.numerics.topk import TopK, find_not_finite, offer_tile, sort_heaps
 
-__all__ = ["add_weighted_rows", "top_k_of_scores", "users_per_block"]
+__all__ = ["add_dense_rows", "add_sparse_rows", "top_k_of_scores", "users_per_block"]
 
 _BLOCK_BYTES = 1 << 26
 """Memory of a block of scores."""
@@ -95,47 +95,88 @@ def top_k_of_scores(
     return lists
 
 
-def add_weighted_rows(rows: InteractionRows, matrix: Factors, out: Factors, *, n_threads: int) -> None:
-    """Add to each row of ``out`` the rows of a dense matrix that its interactions name, times their weights.
+def add_dense_rows(rows: InteractionRows, matrix: Factors, scores: Factors, *, n_threads: int) -> None:
+    """Add to each user's scores the rows of a dense matrix that their interactions name, times the weights.
 
     Parameters
     ----------
-    rows : InteractionRows of shape (n_rows, n_columns)
+    rows : InteractionRows of shape (n_users, n_rows)
         Which rows of the matrix, and their weights; 1 where there are none.
-    matrix : float32 array of shape (n_columns, n_items)
+    matrix : float32 array of shape (n_rows, n_items)
         The summands, in C order.
-    out : float32 array of shape (n_rows, n_items)
-        Written to.
+    scores : float32 array of shape (n_users, n_items)
+        Added to.
     n_threads : int
-        Number of threads; no bit depends on it, nor on which rows are asked for together.
+        Number of threads; no bit depends on it, nor on which users are asked for together.
     """
     weights = np.ones(rows.n_interactions, dtype=np.float32) if rows.weights is None else rows.weights
-    tiles = range(0, matrix.shape[1], _ITEM_TILE)
 
     def add(start: int) -> None:
         stop = min(start + _ITEM_TILE, matrix.shape[1])
-        _add_rows(rows.indptr, rows.columns, weights, matrix, start, stop, out)
+        _add_dense_rows(rows.indptr, rows.columns, weights, matrix, start, stop, scores)
 
-    run_blocks(add, tiles, n_threads)
+    run_blocks(add, range(0, matrix.shape[1], _ITEM_TILE), n_threads)
+
+
+def add_sparse_rows(rows: InteractionRows, matrix: InteractionRows, scores: Factors, *, n_threads: int) -> None:
+    """Add to each user's scores the rows of a sparse matrix that their interactions name, times the weights.
+
+    Parameters
+    ----------
+    rows : InteractionRows of shape (n_users, n_rows)
+        Which rows of the matrix, and their weights; 1 where there are none.
+    matrix : InteractionRows of shape (n_rows, n_items)
+        The summands; their weights may be of any sign.
+    scores : float32 array of shape (n_users, n_items)
+        Added to.
+    n_threads : int
+        Number of threads; no bit depends on it, nor on which users are asked for together.
+    """
+    weights = np.ones(rows.n_interactions, dtype=np.float32) if rows.weights is None else rows.weights
+    values = np.ones(matrix.n_interactions, dtype=np.float32) if matrix.weights is None else matrix.weights
+
+    def add(start: int) -> None:
+        stop = min(start + _THREAD_USERS, rows.n_rows)
+        indptr = rows.indptr[start : stop + 1]
+        _add_sparse_rows(indptr, rows.columns, weights, matrix.indptr, matrix.columns, values, scores[start:stop])
+
+    run_blocks(add, range(0, rows.n_rows, _THREAD_USERS), n_threads)
 
 
 @kernel
-def _add_rows(
-    indptr: NDArray[np.int64],
-    columns: NDArray[np.int32],
-    weights: NDArray[np.float32],
+def _add_dense_rows(
+    indptr: Offsets,
+    columns: Rows,
+    weights: Weights,
     matrix: Factors,
     start: int,
     stop: int,
-    out: Factors,
+    scores: Factors,
 ) -> None:
     for row in range(indptr.size - 1):
-        sums = out[row]
+        sums = scores[row]
         for entry in range(indptr[row], indptr[row + 1]):
-            weight = weights[entry]
-            summand = matrix[columns[entry]]
+            weight, summand = weights[entry], matrix[columns[entry]]
             for item in range(start, stop):
                 sums[item] += weight * summand[item]
+
+
+@kernel
+def _add_sparse_rows(
+    indptr: Offsets,
+    columns: Rows,
+    weights: Weights,
+    matrix_indptr: Offsets,
+    matrix_columns: Rows,
+    values: Weights,
+    scores: Factors,
+) -> None:
+    for row in range(indptr.size - 1):
+        sums = scores[row]
+        for entry in range(indptr[row], indptr[row + 1]):
+            weight, column = weights[entry], columns[entry]
+            for place in range(matrix_indptr[column], matrix_indptr[column + 1]):
+                sums[matrix_columns[place]] += weight * values[place]
 
 
 def _check(
