@@ -228,11 +228,11 @@ def _pair_spread(
     for f in range(negatives.shape[1]):
         mean_i, mean_j = 0.0, 0.0
         for entry in range(history.size):
-            value = float(items[history[entry], f])
+            value = np.float64(items[history[entry], f])
             mean_i += value / history.size
             spread += value * value / history.size
         for j in range(negatives.shape[0]):
-            value = float(negatives[j, f]) * is_other[j]
+            value = np.float64(negatives[j, f]) * is_other[j]
             mean_j += value / n_others
             spread += value * value / n_others
         spread -= 2.0 * mean_i * mean_j
@@ -256,7 +256,7 @@ def _fill_gradient(
     n_factors = user.size
     n_pairs = history.size * max(1.0, is_other.sum())
     for j in range(negatives.shape[0]):
-        total = float(biases[j])
+        total = np.float64(biases[j])
         for f in range(n_factors):
             total += negatives[j, f] * user[f]
         scores[j] = total
@@ -265,7 +265,7 @@ def _fill_gradient(
         gradient[f] = reg * user[f]
     for entry in range(history.size):
         vector = items[history[entry]]
-        score = float(vector[n_factors])
+        score = np.float64(vector[n_factors])
         for f in range(n_factors):
             score += vector[f] * user[f]
         pull = 0.0

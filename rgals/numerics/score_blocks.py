@@ -19,6 +19,7 @@ _BLOCK_BYTES = 1 << 26
 _MAX_BLOCK_USERS = 256
 _THREAD_USERS = 16
 """Users that a thread ranks at a time."""
+_TILE_USERS = 128
 _ITEM_TILE = 4096
 """Items whose scores are added up together, so that they stay in the cache."""
 
@@ -111,11 +112,13 @@ def add_dense_rows(rows: InteractionRows, matrix: Factors, scores: Factors, *, n
     """
     weights = np.ones(rows.n_interactions, dtype=np.float32) if rows.weights is None else rows.weights
 
-    def add(start: int) -> None:
-        stop = min(start + _ITEM_TILE, matrix.shape[1])
-        _add_dense_rows(rows.indptr, rows.columns, weights, matrix, start, stop, scores)
+    def add(block: tuple[int, int]) -> None:
+        first, start = block
+        last, stop = min(first + _TILE_USERS, rows.n_rows), min(start + _ITEM_TILE, matrix.shape[1])
+        _add_dense_rows(rows.indptr[first : last + 1], rows.columns, weights, matrix, start, stop, scores[first:last])
 
-    run_blocks(add, range(0, matrix.shape[1], _ITEM_TILE), n_threads)
+    firsts, starts = range(0, rows.n_rows, _TILE_USERS), range(0, matrix.shape[1], _ITEM_TILE)
+    run_blocks(add, [(first, start) for first in firsts for start in starts], n_threads)
 
 
 def add_sparse_rows(rows: InteractionRows, matrix: InteractionRows, scores: Factors, *, n_threads: int) -> None:
