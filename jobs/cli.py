@@ -5,6 +5,7 @@ import sys
 import typer
 
 from jobs import (
+    compare,
     demo,
     describe,
     doctor,
@@ -18,6 +19,7 @@ from jobs import (
     similar,
     synthesize,
     train,
+    tune,
     versions,
 )
 from rgals.errors import RgalsError
@@ -40,7 +42,9 @@ app.command("ingest")(ingest.ingest)
 app.command("describe")(describe.describe)
 app.command("plan")(plan.plan)
 app.command("train")(train.train)
+app.command("tune")(tune.tune)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("recommend")(recommend.recommend)
 app.command("similar")(similar.similar)
 app.command("publish")(publish.publish)

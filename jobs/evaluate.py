@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from jobs.compare import compare
 from jobs.console import progress_bar
 from jobs.executor_options import (
     AddressOption,
@@ -20,6 +22,7 @@ from jobs.executor_options import (
     WorkersOption,
     read_executor_options,
 )
+from jobs.report_details import describe_baseline, describe_run, describe_training
 from rgals.artifact.alignment import align_to_dataset
 from rgals.artifact.model import Model
 from rgals.baselines.implicit_als import IalsOptions, fit_ials
@@ -30,7 +33,7 @@ from rgals.errors import InputError, RgalsError
 from rgals.evaluation.evaluator import evaluate as evaluate_models
 from rgals.evaluation.per_user import per_user_path, write_per_user
 from rgals.evaluation.protocol import EvaluationOptions, ScoringModel
-from rgals.evaluation.report import Measurement, Report, check_report_path, write_report
+from rgals.evaluation.report import Difference, Measurement, Report, check_report_path, headline_metric, write_report
 from rgals.execution import open_executor
 
 __all__ = ["evaluate", "main"]
@@ -38,7 +41,7 @@ __all__ = ["evaluate", "main"]
 _BASELINES = ("popularity", "random", "ials")
 _OBJECT_STORE_SPARE_BYTES = 64 << 20
 """For the blocks of users under way."""
-_SHOWN_FIRST = ("ndcg", "recall", "precision", "map", "mrr", "hit_rate", "coverage", "gini")
+_SHOWN_FIRST = ("ndcg", "recall", "precision", "map", "mrr", "hit_rate", "coverage", "gini", "popularity")
 
 
 def evaluate(
@@ -90,6 +93,7 @@ def evaluate(
     The report holds means with bootstrap intervals; docs/metrics.md and docs/report-schema.md explain it. Its numbers
     do not depend on the executor. Baselines are fitted in this process.
     """
+    started_at = datetime.now(UTC)
     path = check_report_path(output, overwrite)
     options = _read_options(k, part, gains, not rank_validation, cold_users, bootstrap, seed)
     if threads is not None and threads < 1:
@@ -101,6 +105,8 @@ def evaluate(
     if shown_name in wanted:
         raise InputError(f"the model and a baseline are both called {shown_name!r}; give the model another --name")
     aligned = align_to_dataset(opened, data, shown_name)
+    cutoff = int(headline_metric(options.cutoffs).partition("@")[2])
+    details = [describe_training(opened, shown_name, cutoff), *map(describe_baseline, wanted)]
     ials = _read_ials(ials_factors or opened.n_factors, ials_reg, ials_alpha, ials_sweeps, seed)
     # The items of a model and of the one before it.
     needed_bytes = 2 * aligned.item_factors.nbytes + _OBJECT_STORE_SPARE_BYTES
@@ -108,11 +114,16 @@ def evaluate(
         fitted = _fit_baselines(wanted, data, ials, seed, threads)
         with progress_bar("ranking all items for the held-out users") as progress:
             models: list[ScoringModel] = [aligned, *fitted]
-            found = evaluate_models(models, data, options, n_threads=threads, executor=workforce, progress=progress)
+            found = evaluate_models(
+                models, data, options, details=details, n_threads=threads, executor=workforce, progress=progress
+            )
     if per_user:
         write_per_user(found, data.user_ids, per_user_path(path))
-    write_report(found.report, path)
-    _print_summary(found.report)
+    provenance = describe_run(data, started_at, where)
+    created_at = datetime.now(UTC).isoformat(timespec="seconds")
+    report = found.report.model_copy(update={"created_at": created_at, "provenance": provenance})
+    write_report(report, path)
+    _print_summary(report)
     console = Console()
     console.print(f"Wrote {path}", markup=False, highlight=False, soft_wrap=True)
     if per_user:
@@ -120,9 +131,13 @@ def evaluate(
 
 
 def main() -> None:
-    """Run the command on its own, as ``python -m jobs.evaluate``; a known error gives exit code 1."""
+    """Run the command on its own, as ``python -m jobs.evaluate``; a known error gives exit code 1.
+
+    With ``--models`` it is the comparison, ``python -m jobs.compare``: the evaluation job under one name.
+    """
+    is_comparison = any(argument.split("=")[0] == "--models" for argument in sys.argv[1:])
     try:
-        typer.run(evaluate)
+        typer.run(compare if is_comparison else evaluate)
     except RgalsError as error:
         print(f"rgals: error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -205,7 +220,7 @@ def _print_summary(report: Report) -> None:
     table.add_row("train_s", *(_number(model.train_s, ".2f") for model in report.models))
     ordered = [f"{metric}@{k}" for metric in _SHOWN_FIRST for k in protocol.cutoffs]
     for key in ordered:
-        table.add_row(key, *(_cell(model.metrics[key]) for model in report.models))
+        table.add_row(key, *(_cell(key, model.metrics[key]) for model in report.models))
     console.print(table)
     if protocol.bootstrap.n_resamples:
         console.print(f"±: half of the {level:.0%} bootstrap interval of the mean over users.", highlight=False)
@@ -229,17 +244,24 @@ def _print_comparisons(report: Report, console: Console) -> None:
             ends = f"[{_number(difference.ci_low, '+.4f')}, {_number(difference.ci_high, '+.4f')}]"
             console.print(
                 f"ndcg@{k}, {comparison.model} minus {comparison.other}: {_number(difference.mean, '+.4f')} {ends}, "
-                f"better for {difference.n_better:,} users, worse for {difference.n_worse:,}",
+                f"better for {difference.n_better:,} users, worse for {difference.n_worse:,}{_p_value(difference)}",
                 highlight=False,
                 markup=False,
                 soft_wrap=True,
             )
 
 
-def _cell(measured: Measurement) -> str:
+def _cell(key: str, measured: Measurement) -> str:
     if measured.ci_low is None or measured.ci_high is None:
-        return _number(measured.mean, ".4f")
+        return _number(measured.mean, ",.1f" if key.startswith("popularity") else ".4f")
     return f"{_number(measured.mean, '.4f')} ± {(measured.ci_high - measured.ci_low) / 2:.4f}"
+
+
+def _p_value(difference: Difference) -> str:
+    """Give the paired test's p-value, corrected for the number of comparisons."""
+    if difference.p_holm is None:
+        return ""
+    return ", p < 0.0001" if difference.p_holm < 0.0001 else f", p = {difference.p_holm:.4f}"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -1,0 +1,215 @@
+"""``rgals compare``: models tuned with equal budgets on validation, ranked once on test; a report and a page."""
+
+import shlex
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from jobs.compare_display import CompareDisplay, print_table
+from jobs.executor_options import (
+    AddressOption,
+    ExecutorOption,
+    ThreadsOption,
+    WorkerCpusOption,
+    WorkersOption,
+    read_executor_options,
+)
+from rgals.data.dataset import Dataset
+from rgals.errors import InputError, RgalsError
+from rgals.evaluation.page import write_page
+from rgals.evaluation.provenance import describe_provenance
+from rgals.evaluation.report import REPORT_NAME, write_report
+from rgals.execution import ExecutorOptions, open_executor
+from rgals.numerics.threads import available_threads
+from rgals.tuning.compare import compare as compare_models
+from rgals.tuning.compare_folder import ComparisonFolder
+from rgals.tuning.compare_options import CompareOptions
+from rgals.tuning.compare_report import build_comparison_report
+from rgals.tuning.contenders import CONTENDERS, contenders_named
+
+__all__ = ["compare", "main"]
+
+EXIT_INTERRUPTED = 130
+_DEFAULT_MODELS = "rg2,rgx,rg2-degree,rgx-degree,softmax,softmax-cosine,ials,ease,popularity"
+_DEFAULT_BUDGET = 20
+_RESUME: dict[str, bool | None] = {"never": False, "auto": None, "required": True}
+_PAGE_NAME = "report.html"
+
+
+def compare(
+    dataset: Annotated[
+        str,
+        typer.Argument(metavar="DATASET", help="Dataset folder with a validation and a test part."),
+    ],
+    *,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="REPORT", help="Folder for report.json, report.html and what is resumed."
+        ),
+    ],
+    models: Annotated[
+        str, typer.Option(metavar="NAME,...", help=f"Models: {', '.join(CONTENDERS)}.")
+    ] = _DEFAULT_MODELS,
+    factors: Annotated[int, typer.Option(help="Factors of every model that has them.")] = 64,
+    budget: Annotated[
+        int | None, typer.Option(metavar="TRIALS", help="Trials of each model.", show_default="20")
+    ] = None,
+    budget_seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="Seconds of search of each model, in place of --budget.")
+    ] = None,
+    k: Annotated[
+        str, typer.Option("--k", "-k", metavar="K,K,...", help="Lengths of the ranked lists.")
+    ] = "10,20,50,100",
+    cutoff: Annotated[int, typer.Option(help="The length whose NDCG is searched for and stands in the headline.")] = 20,
+    gains: Annotated[
+        str, typer.Option(help="What a relevant item is worth in NDCG: 'binary' 1, 'graded' its weight.")
+    ] = "binary",
+    validation_users: Annotated[
+        int, typer.Option(help="Users in the sample that validation ranks for after each round; 0 takes all.")
+    ] = 5000,
+    cold_users: Annotated[
+        str, typer.Option(help="What users without factors get: 'popular' items, as when serving, or 'miss'.")
+    ] = "popular",
+    bootstrap: Annotated[int, typer.Option(metavar="N", help="Bootstrap resamples; 0 for no intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of samples, searches, starting values and the bootstrap.")] = 0,
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The model that all are compared with.", show_default="best by validation"),
+    ] = None,
+    executor: ExecutorOption = "in-process",
+    threads: ThreadsOption = None,
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    worker_cpus: WorkerCpusOption = None,
+    resume: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|never|required", help="Go on with what is in REPORT: 'auto' where there is something."
+        ),
+    ] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="With --resume never, discard the comparison that is there.")
+    ] = False,
+    time_again: Annotated[
+        bool,
+        typer.Option("--time-again", help="Keep the searches, but do the timed and the last fits again."),
+    ] = False,
+) -> None:
+    """Tune models with equal budgets on the validation part, fit them once more, and rank the test part once.
+
+    Writes report.json and report.html, a page that needs no network. Interrupted, the same command goes on.
+    """
+    started = datetime.now(UTC)
+    options = _read_options(
+        models, factors, budget, budget_seconds, k, cutoff, gains, validation_users, cold_users, bootstrap, seed
+    )
+    if resume not in _RESUME:
+        raise InputError(f"--resume: expected auto, never or required, found {resume!r}")
+    if reference is not None and reference not in options.models:
+        raise InputError(f"--reference: expected one of {', '.join(options.models)}, found {reference!r}")
+    where = read_executor_options(executor, threads, address, workers, worker_cpus)
+    opened = Dataset.open(dataset)
+    folder = ComparisonFolder(output / "comparison")
+    folder.open(options.identity(opened.fingerprint), resume=_RESUME[resume], overwrite=overwrite)
+    if time_again:
+        folder.drop_measurements(options.models)
+    try:
+        with open_executor(where) as workforce, CompareDisplay(options) as display:
+            found = compare_models(
+                opened,
+                options,
+                folder,
+                executor=workforce,
+                runs_here=executor == "in-process",
+                listener=display,
+            )
+    except KeyboardInterrupt:
+        print(f"rgals: interrupted; the same command goes on with what is in {output}", file=sys.stderr)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    provenance = describe_provenance(
+        dataset,
+        opened.fingerprint,
+        command=shlex.join(["rgals", *sys.argv[1:]]),
+        started_at=started,
+        seconds=(datetime.now(UTC) - started).total_seconds(),
+        executor=_name_executor(where, executor),
+    )
+    report = build_comparison_report(found, opened, provenance, reference=reference)
+    write_report(report, output / REPORT_NAME)
+    write_page(report, output / _PAGE_NAME)
+    print_table(report)
+    console = Console()
+    for name in (REPORT_NAME, _PAGE_NAME):
+        console.print(f"Wrote {output / name}", markup=False, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command on its own, as ``python -m jobs.compare``; a known error gives exit code 1."""
+    try:
+        typer.run(compare)
+    except RgalsError as error:
+        print(f"rgals: error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _read_options(
+    models: str,
+    factors: int,
+    budget: int | None,
+    budget_s: float | None,
+    k: str,
+    cutoff: int,
+    gains: str,
+    validation_users: int,
+    cold_users: str,
+    n_resamples: int,
+    seed: int,
+) -> CompareOptions:
+    if budget is not None and budget_s is not None:
+        raise InputError("--budget and --budget-seconds: expected one of them, found both")
+    try:
+        cutoffs = sorted({int(text) for text in k.split(",")} | {cutoff})
+    except ValueError as error:
+        raise InputError(f"--k: expected whole numbers such as 10,20,100, found {k!r}") from error
+    values = {
+        "models": tuple(contender.name for contender in contenders_named(models)),
+        "n_factors": factors,
+        "budget": budget if budget is not None or budget_s is not None else _DEFAULT_BUDGET,
+        "budget_s": budget_s,
+        "cutoffs": tuple(cutoffs),
+        "cutoff": cutoff,
+        "gains": gains,
+        "validation_users": validation_users,
+        "cold_users": cold_users,
+        "n_resamples": n_resamples,
+        "seed": seed,
+    }
+    try:
+        return CompareOptions.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0]) if first["loc"] else "options"
+        flags = {
+            "n_factors": "--factors",
+            "budget_s": "--budget-seconds",
+            "n_resamples": "--bootstrap",
+            "cutoffs": "--k",
+        }
+        flag = flags.get(field, f"--{field.replace('_', '-')}")
+        raise InputError(f"{flag}: {first['msg']}, found {first['input']!r}") from error
+
+
+def _name_executor(options: ExecutorOptions, kind: str) -> str:
+    if kind == "in-process":
+        return f"in-process, {options.threads or available_threads()} threads"
+    return f"ray, workers: {options.workers or 'one on each node'}, CPUs each: {options.worker_cpus or 'all'}"
+
+
+if __name__ == "__main__":
+    main()

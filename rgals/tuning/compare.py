@@ -1,0 +1,295 @@
+"""A comparison: each model searched with the same budget, timed, fitted once more, and ranked once on the test part."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rgals.data.dataset import Dataset
+from rgals.errors import CapacityError, InputError, MissingDependencyError
+from rgals.evaluation.evaluator import measure
+from rgals.evaluation.protocol import EvaluatedUsers
+from rgals.evaluation.values import ModelValues, load_values, save_values
+from rgals.execution import Executor
+from rgals.tuning.compare_folder import ComparisonFolder
+from rgals.tuning.compare_options import CompareOptions
+from rgals.tuning.contenders import Contender, contender_named
+from rgals.tuning.events import CompareListener, LeftOutEvent, RoundEvent, Stage, StageEvent, TrialEvent
+from rgals.tuning.family_trial import TrainingRules, run_training
+from rgals.tuning.finals import final_source, fit_final
+from rgals.tuning.fitting import OWNER, FitTask, FittingRules, run_fit
+from rgals.tuning.study import FinishedTrial, Study
+from rgals.tuning.trial import CurvePoint, Pruner, TrialResult
+
+__all__ = ["Comparison", "ModelRecord", "compare"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """All that a comparison knows of one model.
+
+    Parameters
+    ----------
+    contender : Contender
+        The model.
+    trials : tuple of FinishedTrial
+        Its search.
+    importance : mapping of str to float or None
+        Share of each option in what made trials good.
+    best : FinishedTrial
+        The chosen trial.
+    curve : TrialResult
+        The timed fit on the training part with its options.
+    values : ModelValues
+        What was measured on the test part.
+    train_s : float
+        Seconds of the last fit.
+    notes : tuple of str
+        What a reader of its numbers has to know.
+    """
+
+    contender: Contender
+    trials: tuple[FinishedTrial, ...]
+    importance: Mapping[str, float] | None
+    best: FinishedTrial
+    curve: TrialResult
+    values: ModelValues
+    train_s: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The outcome of a comparison.
+
+    Parameters
+    ----------
+    options : CompareOptions
+        What was asked for.
+    users : EvaluatedUsers
+        The users of the test part.
+    records : tuple of ModelRecord
+        In the order of the options.
+    left_out : mapping of str to str
+        Models that could not take part, and why.
+    """
+
+    options: CompareOptions
+    users: EvaluatedUsers
+    records: tuple[ModelRecord, ...]
+    left_out: Mapping[str, str]
+
+
+def compare(
+    dataset: Dataset,
+    options: CompareOptions,
+    folder: ComparisonFolder,
+    *,
+    executor: Executor,
+    runs_here: bool = True,
+    listener: CompareListener | None = None,
+) -> Comparison:
+    """Search, time, fit and measure each model; what an earlier call finished in the folder is not done again.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        With a validation and a test part.
+    options : CompareOptions
+        Models, budget and protocol.
+    folder : ComparisonFolder
+        Opened for these options.
+    executor : Executor
+        Trains losses of the family over all its workers; runs the trials of baselines, one to a worker, as many
+        at a time as there are workers; ranks the test part.
+    runs_here : bool
+        Whether tasks run in this process, so that each round of a baseline can be told of.
+    listener : callable or None
+        Called with each event, in order.
+
+    Returns
+    -------
+    Comparison
+        Models that do not fit into memory, or whose library is missing, are left out, with the reason.
+
+    Raises
+    ------
+    InputError
+        If the dataset has no validation or test part, or no model could take part.
+
+    Notes
+    -----
+    Options and numbers of rounds come from the validation part alone. The test part is ranked once for each
+    model, with a model fitted on the training and validation parts (`rgals.tuning.finals.final_source`).
+    """
+    for part in ("validation", "test"):
+        if part not in dataset.part_names:
+            raise InputError(
+                f"{dataset!r}: expected a {part} part, found {', '.join(dataset.part_names)}; "
+                "ingest with a split that makes both, such as --validation-fraction 0.1 beside a test split"
+            )
+    run = _Comparing(dataset, options, folder, executor, runs_here, listener)
+    records: list[ModelRecord] = []
+    left_out: dict[str, str] = {}
+    try:
+        for name in options.models:
+            try:
+                records.append(run.record(contender_named(name)))
+            except (CapacityError, MissingDependencyError, _NoTrialError) as error:
+                left_out[name] = str(error)
+                run.tell(LeftOutEvent(name, str(error)))
+    finally:
+        executor.release(OWNER)
+    if not records:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise InputError(f"comparison: no model could take part ({reasons}); choose other models")
+    return Comparison(options, run.users, tuple(records), left_out)
+
+
+class _NoTrialError(Exception):
+    """No trial of a model reached an NDCG."""
+
+
+class _Comparing:
+    def __init__(
+        self,
+        dataset: Dataset,
+        options: CompareOptions,
+        folder: ComparisonFolder,
+        executor: Executor,
+        runs_here: bool,
+        listener: CompareListener | None,
+    ) -> None:
+        self._dataset, self._options, self._folder = dataset, options, folder
+        self._executor, self._runs_here, self._listener = executor, runs_here, listener
+        self._identity = options.identity(dataset.fingerprint)
+        self._source = final_source(dataset)
+        self.users = EvaluatedUsers.read(dataset, "test")
+
+    def tell(self, event: Any) -> None:
+        if self._listener is not None:
+            self._listener(event)
+
+    def record(self, contender: Contender) -> ModelRecord:
+        """Take a model through all stages."""
+        path = self._folder.study_path(contender.name)
+        with Study.open(
+            path, {**self._identity, "model": contender.name}, contender.space, self._options.seed
+        ) as study:
+            self._search(contender, study)
+            best = study.best
+            if best is None:
+                reasons = {trial.result.reason or "" for trial in study.trials}
+                raise _NoTrialError(f"no trial of {study.n_trials} reached an NDCG ({'; '.join(sorted(reasons))})")
+            trials, importance = tuple(study.trials), study.importance()
+        curve = self._time(contender, best)
+        values, train_s, notes = self._measure(contender, best)
+        return ModelRecord(contender, trials, importance, best, curve, values, train_s, notes)
+
+    def _search(self, contender: Contender, study: Study) -> None:
+        options = self._options
+        budget = options.budget if contender.space.dimensions else 1
+        is_done = self._left(study, budget) is None
+        self.tell(StageEvent(contender.name, "tune", is_done, budget))
+        while (left := self._left(study, budget)) is not None:
+            n_trials, left_s = left
+            at_once = 1 if contender.loss is not None else min(n_trials, self._executor.n_workers)
+            asked = study.ask(at_once)
+            pruner = study.pruner(contender.patience, left_s)
+            for (number, _), result in zip(asked, self._run(contender, asked, pruner, "tune"), strict=True):
+                study.tell(number, result)
+                best = study.best
+                reached = math.nan if best is None else best.result.best_ndcg
+                self.tell(TrialEvent(contender.name, number, study.n_trials, result, reached))
+
+    def _left(self, study: Study, budget: int | None) -> tuple[int, float | None] | None:
+        """Give the trials and the seconds that are left of the budget; None if nothing is."""
+        if budget is not None:
+            n_left = budget - study.n_trials
+            return (n_left, None) if n_left > 0 else None
+        assert self._options.budget_s is not None
+        left_s = self._options.budget_s - study.tune_s
+        return (self._executor.n_workers, left_s) if left_s > 0 else None
+
+    def _run(
+        self, contender: Contender, asked: list[tuple[int, dict[str, Any]]], pruner: Pruner, stage: Stage
+    ) -> list[TrialResult]:
+        """Run trials: of the family one after the other over all workers, of a baseline side by side."""
+        options = self._options
+        if contender.loss is not None:
+            rules = TrainingRules(
+                self._dataset,
+                contender.loss,
+                options.n_factors,
+                contender.n_rounds,
+                options.cutoff,
+                options.gains,
+                options.validation_users,
+                options.seed,
+            )
+            return [
+                run_training(
+                    rules, found, pruner, self._executor, self._tell_rounds(contender, number, stage),
+                    watches_softmax=stage == "curve",
+                )
+                for number, found in asked
+            ]  # fmt: skip
+        listener = self._tell_rounds(contender, asked[0][0], stage) if self._runs_here else None
+        fitting = FittingRules(
+            self._dataset,
+            options.n_factors,
+            options.cutoff,
+            options.gains,
+            options.validation_users,
+            options.seed,
+            listener,
+        )
+        tasks = [FitTask(contender.name, found, contender.n_rounds, pruner) for _, found in asked]
+        return list(self._executor.map_ordered(run_fit, fitting, tasks))
+
+    def _tell_rounds(self, contender: Contender, number: int, stage: Stage) -> Any:
+        return lambda point: self.tell(RoundEvent(contender.name, stage, number, point))
+
+    def _asked(self, best: FinishedTrial) -> dict[str, Any]:
+        return {"trial": best.number, "options": best.result.options, "round": best.result.best_round}
+
+    def _time(self, contender: Contender, best: FinishedTrial) -> TrialResult:
+        """Fit on the training part once more, without a search beside it, and watch validation."""
+        found = self._folder.read_curve(contender.name, self._asked(best))
+        self.tell(StageEvent(contender.name, "curve", found is not None))
+        if found is None:
+            pruner = Pruner((), contender.patience, None)
+            [found] = self._run(contender, [(-1, best.result.options)], pruner, "curve")
+            self._folder.write_curve(contender.name, self._asked(best), found)
+        return found
+
+    def _measure(self, contender: Contender, best: FinishedTrial) -> tuple[ModelValues, float, tuple[str, ...]]:
+        """Fit on all that may be known and rank the test part, once."""
+        options, asked = self._options, {**self._asked(best), "source": self._source.fingerprint}
+        path = self._folder.values_path(contender.name, options.test_key())
+        known = self._folder.read_final(contender.name, asked)
+        is_reused = known is not None and path.exists()
+        self.tell(StageEvent(contender.name, "final", is_reused))
+        if known is not None and path.exists():
+            return load_values(path), float(known["train_s"]), tuple(known["notes"])
+        path.unlink(missing_ok=True)
+        started = time.perf_counter()
+        model = fit_final(
+            contender,
+            best.result.options,
+            best.result.best_round,
+            self._source,
+            n_factors=options.n_factors,
+            seed=options.seed,
+            executor=self._executor,
+        )
+        last = CurvePoint(best.result.best_round, model.train_s, math.nan)
+        self.tell(RoundEvent(contender.name, "final", -1, replace(last, train_s=time.perf_counter() - started)))
+        self.tell(StageEvent(contender.name, "test", False))
+        threads = self._executor.caller_threads
+        values = measure(model, self.users, options.to_evaluation(), n_threads=threads, executor=self._executor)
+        save_values(values, path)
+        # Written last: with it, the stage is finished.
+        self._folder.write_final(contender.name, asked, {"train_s": model.train_s, "notes": list(model.notes)})
+        return values, model.train_s, tuple(model.notes)

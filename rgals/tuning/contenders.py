@@ -1,0 +1,244 @@
+"""The models of a comparison: how each is fitted from searched options, and what is searched.
+
+Spaces are as wide as published settings and runs on validation parts suggest, and every default is a setting that
+does well, so that a budget of few trials is spent around it: a baseline that was not tuned proves nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel
+
+from rgals.baselines.implicit_als import IalsOptions, fit_ials
+from rgals.baselines.implicit_bpr import BprOptions, fit_bpr
+from rgals.baselines.item_item import ItemItemOptions, fit_item_item
+from rgals.baselines.model import FittedBaseline, FittedScorer, Round, Watch
+from rgals.baselines.simple import fit_popularity, fit_random
+from rgals.baselines.softmax import SoftmaxOptions, fit_softmax
+from rgals.errors import InputError
+from rgals.numerics.loss import LossName
+from rgals.numerics.sparse import InteractionRows
+from rgals.tuning.rg_space import family_space
+from rgals.tuning.space import Dimension, SearchSpace
+
+__all__ = ["CONTENDERS", "Contender", "Family", "Fit", "contender_named", "contenders_named"]
+
+Family = Literal["rg", "softmax", "other", "trivial"]
+"""What a model is in the comparison."""
+
+
+class Fit(Protocol):
+    """Fits a baseline from searched options."""
+
+    def __call__(
+        self,
+        train: InteractionRows,
+        options: Mapping[str, Any],
+        *,
+        n_factors: int,
+        n_rounds: int,
+        seed: int,
+        n_threads: int,
+        watch: Watch | None = None,
+    ) -> FittedBaseline | FittedScorer:
+        """Fit; see the baseline's own function."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A model of a comparison.
+
+    Parameters
+    ----------
+    name : str
+        As on the command line.
+    label : str
+        As shown.
+    family : {"rg", "softmax", "other", "trivial"}
+        What it is in the comparison.
+    space : SearchSpace
+        What is searched; without dimensions there is nothing to tune.
+    n_rounds : int
+        Largest number of sweeps or epochs.
+    patience : int or None
+        Rounds without a better validation NDCG that end a trial.
+    loss : LossName or None
+        The member of the loss family, which rgals trains itself; None for a baseline.
+    fit : callable or None
+        Fits a baseline; None where ``loss`` says what to train.
+    """
+
+    name: str
+    label: str
+    family: Family
+    space: SearchSpace
+    n_rounds: int = 1
+    patience: int | None = None
+    loss: LossName | None = None
+    baseline: Fit | None = field(default=None, repr=False)
+
+    @property
+    def fit(self) -> Fit:
+        """How a baseline is fitted."""
+        if self.baseline is None:
+            raise TypeError(f"{self.name} is trained by rgals itself")  # a bug
+        return self.baseline
+
+
+def _family(name: str, label: str, loss: LossName, searched: tuple[str, ...]) -> Contender:
+    return Contender(name, label, "rg", family_space(searched, loss), 12, 4, loss)
+
+
+def _baseline(
+    options_class: type[BaseModel],
+    fit: Callable[..., FittedBaseline | FittedScorer],
+    *,
+    rounds: str | None = None,
+    **fixed: Any,
+) -> Fit:
+    """Make a `Fit` of a baseline's function and its options; ``rounds`` names the option that counts them."""
+    fields = options_class.model_fields
+
+    def call(
+        train: InteractionRows,
+        options: Mapping[str, Any],
+        *,
+        n_factors: int,
+        n_rounds: int,
+        seed: int,
+        n_threads: int,
+        watch: Watch | None = None,
+    ) -> FittedBaseline | FittedScorer:
+        values = {**fixed, **options}
+        if rounds is not None:
+            values[rounds] = n_rounds
+        values |= {name: value for name, value in (("n_factors", n_factors), ("seed", seed)) if name in fields}
+        return fit(train, options_class.model_validate(values), n_threads=n_threads, watch=watch)
+
+    return call
+
+
+def _yardstick(fit: Callable[[InteractionRows, int], FittedBaseline]) -> Fit:
+    """Make a `Fit` of a model without options, from the training part and a seed."""
+
+    def call(
+        train: InteractionRows,
+        options: Mapping[str, Any],  # noqa: ARG001
+        *,
+        n_factors: int,  # noqa: ARG001
+        n_rounds: int,  # noqa: ARG001
+        seed: int,
+        n_threads: int,  # noqa: ARG001
+        watch: Watch | None = None,
+    ) -> FittedBaseline:
+        model = fit(train, seed)
+        if watch is not None:
+            watch(Round(1, model.train_s, None, lambda: model))
+        return model
+
+    return call
+
+
+_DEGREES = ("alpha", "reg", "nu", "user_exponent", "item_exponent")
+_PAPER = ("alpha", "reg", "nu")
+
+_COSINE = SearchSpace(
+    (
+        Dimension("temperature", 0.04, 0.25, log=True, default=0.09),
+        Dimension("learning_rate", 0.005, 0.1, log=True, default=0.03),
+        Dimension("l2", 1e-6, 1e-1, log=True, default=1e-4),
+    )
+)
+_DOT = SearchSpace(
+    (
+        Dimension("learning_rate", 0.001, 0.1, log=True, default=0.01),
+        Dimension("l2", 1e-4, 1.0, log=True, default=3e-2),
+    )
+)
+
+_IALS = SearchSpace(
+    (
+        Dimension("reg", 1e-3, 100.0, log=True, default=1.0),
+        Dimension("alpha", 0.3, 300.0, log=True, default=10.0),
+    )
+)
+_BPR = SearchSpace(
+    (
+        Dimension("learning_rate", 0.005, 0.2, log=True, default=0.05),
+        Dimension("reg", 1e-4, 0.1, log=True, default=0.01),
+    )
+)
+_NEIGHBORS = SearchSpace(
+    (
+        Dimension("similarity", choices=("cosine", "tf-idf", "bm25"), default="cosine"),
+        Dimension("n_neighbors", 10, 500, log=True, default=100, is_int=True),
+    )
+)
+
+CONTENDERS: dict[str, Contender] = {
+    contender.name: contender
+    for contender in (
+        _family("rg2", "RG²", "rg2", _PAPER),
+        _family("rgx", "RG\u00d7", "rgx", _PAPER),
+        _family("rg2-degree", "RG², degree weights", "rg2", _DEGREES),
+        _family("rgx-degree", "RG\u00d7, degree weights", "rgx", _DEGREES),
+        Contender(
+            "softmax", "softmax, dot product", "softmax", _DOT, 40, 5,
+            baseline=_baseline(SoftmaxOptions, fit_softmax, rounds="n_epochs", scores="dot"),
+        ),
+        Contender(
+            "softmax-cosine", "softmax, cosine", "softmax", _COSINE, 40, 5,
+            baseline=_baseline(SoftmaxOptions, fit_softmax, rounds="n_epochs", scores="cosine"),
+        ),
+        Contender(
+            "ials", "iALS (implicit)", "other", _IALS, 20, 4,
+            baseline=_baseline(IalsOptions, fit_ials, rounds="n_sweeps"),
+        ),
+        Contender(
+            "bpr", "BPR (implicit)", "other", _BPR, 150, 10,
+            baseline=_baseline(BprOptions, fit_bpr, rounds="n_epochs"),
+        ),
+        Contender(
+            "item-item", "item neighbors (implicit)", "other", _NEIGHBORS,
+            baseline=_baseline(ItemItemOptions, fit_item_item),
+        ),
+        Contender(
+            "popularity", "most popular", "trivial", SearchSpace(()),
+            baseline=_yardstick(lambda train, _: fit_popularity(train)),
+        ),
+        Contender(
+            "random", "random", "trivial", SearchSpace(()),
+            baseline=_yardstick(lambda train, seed: fit_random(train, seed=seed)),
+        ),
+    )
+}  # fmt: skip
+"""Every model that can be compared, by name."""
+
+
+def contender_named(name: str) -> Contender:
+    """Find a contender.
+
+    Raises
+    ------
+    InputError
+        If there is no such model.
+    """
+    if name not in CONTENDERS:
+        raise InputError(f"models: expected some of {', '.join(CONTENDERS)}, found {name!r}")
+    return CONTENDERS[name]
+
+
+def contenders_named(names: str) -> tuple[Contender, ...]:
+    """Read names divided by commas; each counts once.
+
+    Raises
+    ------
+    InputError
+        If there is no such model, or no name at all.
+    """
+    wanted = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    if not wanted:
+        raise InputError(f"models: expected some of {', '.join(CONTENDERS)}, found none")
+    return tuple(contender_named(name) for name in wanted)

@@ -1,0 +1,106 @@
+"""``rgals compare``: a report and a page, continued, refused with a reason; the evaluation job under one name."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from jobs import compare as job
+from rgals.errors import InputError, OutputExistsError, RgalsError, StaleCheckpointError
+from rgals.evaluation.report import read_report
+from tests.tuning.comparisons import make_dataset
+
+QUICK = ("--factors", "6", "--budget", "2", "--k", "5,10", "--cutoff", "5", "--bootstrap", "50")
+
+app = typer.Typer()
+app.command()(job.compare)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    path = tmp_path_factory.mktemp("compare") / "dataset"
+    make_dataset(path)
+    return path
+
+
+def run_compare(*arguments):
+    """Run the command in this process; its own exceptions are raised here."""
+    found = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(found.exception, RgalsError):
+        raise found.exception
+    assert found.exit_code == 0, found.output
+    return found
+
+
+def test_a_report_and_a_page_are_written(dataset, tmp_path):
+    found = run_compare(dataset, "--models", "rg2,popularity", "--output", tmp_path / "r", *QUICK)
+    report = read_report(tmp_path / "r" / "report.json")
+    assert [model.name for model in report.models] == ["rg2", "popularity"]
+    assert (report.kind, report.metric, report.protocol.cutoffs) == ("comparison", "ndcg@5", [5, 10])
+    assert report.provenance.fingerprint == report.dataset.fingerprint
+    assert "in-process" in report.provenance.executor
+    assert "rg2" in (tmp_path / "r" / "report.html").read_text()
+    assert "first reaches 99% of its best" in " ".join(found.stdout.split())
+    assert "rg2: trial 1" in found.stderr
+    assert "popularity (2/2): ranking the test part" in found.stderr
+
+
+def test_the_same_command_goes_on(dataset, tmp_path):
+    run_compare(dataset, "--models", "rg2", "--output", tmp_path, *QUICK)
+    first = json.loads((tmp_path / "report.json").read_text())
+    found = run_compare(dataset, "--models", "rg2,popularity", "--output", tmp_path, *QUICK)
+    assert "rg2 (1/2): searching on the validation part, 2 trials: done before" in found.stderr
+    second = json.loads((tmp_path / "report.json").read_text())
+    assert second["models"][0]["metrics"] == first["models"][0]["metrics"]
+    assert second["models"][0]["train_s"] == first["models"][0]["train_s"]
+    timed = run_compare(dataset, "--models", "rg2", "--output", tmp_path, *QUICK, "--time-again")
+    assert "timed fit on the training part\n" in timed.stderr
+    assert "2 trials: done before" in timed.stderr
+
+
+def test_what_is_there_is_not_lost_by_mistake(dataset, tmp_path):
+    run_compare(dataset, "--models", "popularity", "--output", tmp_path, *QUICK)
+    with pytest.raises(StaleCheckpointError, match="seed"):
+        run_compare(dataset, "--models", "popularity", "--output", tmp_path, *QUICK, "--seed", "3")
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        run_compare(dataset, "--models", "popularity", "--output", tmp_path, *QUICK, "--resume", "never")
+    changed = ("--seed", "3", "--resume", "never", "--overwrite")
+    run_compare(dataset, "--models", "popularity", "--output", tmp_path, *QUICK, *changed)
+    with pytest.raises(RgalsError, match="found none"):
+        run_compare(dataset, "--models", "popularity", "--output", tmp_path / "new", *QUICK, "--resume", "required")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--models", "rg2,tower"), "found 'tower'"),
+        (("--models", ","), "found none"),
+        (("--budget", "0"), "--budget"),
+        (("--budget-seconds", "5"), "expected one of them, found both"),
+        (("--k", "ten"), "--k: expected whole numbers"),
+        (("--k", "0"), "--k"),
+        (("--factors", "0"), "--factors"),
+        (("--gains", "linear"), "--gains"),
+        (("--resume", "maybe"), "--resume"),
+        (("--models", "rg2", "--reference", "ease"), "--reference"),
+    ],
+)
+def test_mistakes_are_named(dataset, tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        run_compare(dataset, "--output", tmp_path / "r", *QUICK, *arguments)
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_evaluation_job_compares_where_models_are_named(dataset, tmp_path):
+    command = [sys.executable, "-m", "jobs.evaluate", str(dataset), "--models=popularity,random", *QUICK]
+    found = subprocess.run([*command, "--output", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert [model.name for model in read_report(tmp_path / "report.json").models] == ["popularity", "random"]
+    failed = subprocess.run(
+        [*command[:4], "--models=nothing", "--output", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("rgals: error: models: expected some of rg2")
