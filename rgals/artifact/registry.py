@@ -9,7 +9,7 @@ import getpass
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -51,7 +51,7 @@ _MIN_KEPT = 2
 
 @dataclass(frozen=True, slots=True)
 class CurrentVersion:
-    """The version that a registry's pointer names.
+    """The version that a registry's pointer names; equal to another while the pointer has not moved.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class CurrentVersion:
     version: str
     since: datetime
     manifest_sha256: str
-    folder: Folder
+    folder: Folder = field(compare=False)
     event: Event
 
     def open(self, *, verify: Verification = True) -> Model:
@@ -103,7 +103,7 @@ class Version:
     """
 
     name: str
-    folder: Folder
+    folder: Folder = field(compare=False)
     event: Event
     is_current: bool
 
