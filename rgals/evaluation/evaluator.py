@@ -9,7 +9,7 @@ import numpy as np
 from rgals.data.dataset import Dataset
 from rgals.errors import InputError
 from rgals.evaluation.protocol import EvaluatedModel, EvaluatedUsers, EvaluationOptions, count_items
-from rgals.evaluation.report import Report
+from rgals.evaluation.report import ModelDetails, Report
 from rgals.evaluation.summary import build_report, check_names
 from rgals.evaluation.user_blocks import RankingInputs, UserBlocks, rank_block
 from rgals.evaluation.values import ListRecorder, ModelValues, identify_measurement
@@ -54,6 +54,7 @@ def evaluate(
     *,
     reference: str | None = None,
     metric: str | None = None,
+    details: Sequence[ModelDetails] = (),
     n_threads: int | None = None,
     executor: Executor | None = None,
     progress: Callable[[int, int | None], None] | None = None,
@@ -72,6 +73,8 @@ def evaluate(
         Name of the model that is compared with each of the others; None takes the first.
     metric : str or None
         Headline metric, such as ``"ndcg@20"``; None takes NDCG at 20, or at the first cutoff.
+    details : sequence of ModelDetails
+        What is known of the models' training, by name.
     n_threads : int or None
         Number of threads of this process; None uses every processor. Only the seconds depend on it.
     executor : Executor or None
@@ -106,7 +109,9 @@ def evaluate(
                 progress(done_before + n_done, total)
 
         values.append(measure(model, users, chosen, n_threads=threads, executor=executor, advance=advance))
-    report = build_report(values, dataset, users, chosen, reference=reference, metric=metric, n_threads=threads)
+    report = build_report(
+        values, dataset, users, chosen, reference=reference, metric=metric, details=details, n_threads=threads
+    )
     return Evaluation(report, users, tuple(values))
 
 

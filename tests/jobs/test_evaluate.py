@@ -173,15 +173,23 @@ def test_held_out_users_are_folded_in_with_the_models_own_system(tmp_path: Path)
     assert report.models[0].metrics["hit_rate@5"].mean == pytest.approx(np.mean(hits))
 
 
+def without_run(document: dict[str, Any]) -> dict[str, Any]:
+    """Leave out times, and where the report comes from."""
+    models = [
+        {name: value for name, value in section.items() if name not in ("evaluate_s", "train_s")}
+        for section in document["models"]
+    ]
+    kept = {name: value for name, value in document.items() if name not in ("created_at", "provenance")}
+    return {**kept, "models": models}
+
+
 def test_two_runs_give_the_same_numbers_on_any_number_of_threads(folders: tuple[Path, Path], tmp_path: Path) -> None:
     model, dataset = folders
     documents = []
     for threads in (1, 2):
         run(model, "-d", dataset, "-o", tmp_path / f"{threads}.json", "--threads", threads, "--baselines", "random")
         document = json.loads((tmp_path / f"{threads}.json").read_text())
-        for section in document["models"]:
-            del section["evaluate_s"], section["train_s"]
-        documents.append(document)
+        documents.append(without_run(document))
     assert documents[0] == documents[1]
 
 
@@ -198,8 +206,8 @@ def test_the_report_from_ray_workers_is_that_of_one_process(folders: tuple[Path,
     found = run_alone(*options, "-o", tmp_path / "ray.json", "--executor", "ray", "--workers", 2, "--worker-cpus", 1)
     assert found.returncode == 0, found.stderr
     documents = [json.loads((tmp_path / name).read_text()) for name in ("here.json", "ray.json")]
-    for section in (section for document in documents for section in document["models"]):
-        del section["evaluate_s"], section["train_s"]
+    assert [document["provenance"]["executor"][:3] for document in documents] == ["in-", "ray"]
+    documents = [without_run(document) for document in documents]
     assert documents[0]["models"][0]["metrics"]["ndcg@10"]["mean"] > 0
     assert documents[0] == documents[1]
 
