@@ -57,7 +57,8 @@ def _versions_table(held: list[Version]) -> Table:
             escape("\n".join(_measured(judgement))),
             event.previous or "",
             "" if model is None else escape(f"{model.loss} {model.n_factors}\n{_short(model.factor_sha256)}"),
-            f"{_short(model and model.dataset_fingerprint)}\n{_short(judgement and judgement.dataset_fingerprint)}",
+            f"{_short(None if model is None else model.dataset_fingerprint)}\n"
+            f"{_short(None if judgement is None else judgement.dataset_fingerprint)}",
         )
     return table
 
