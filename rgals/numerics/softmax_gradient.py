@@ -11,6 +11,14 @@ Each score is computed once: the user pass makes the exponentials of a tile of i
 product, relative to the tile's own maximum, and takes the tile's share of the users' gradients from
 them while they are in the cache. Only when all tiles are done is the partition sum known; what is still
 missing then is one factor per user and tile, which the item pass puts on the users' side of its product.
+
+Where there are too many items for that, the partition sum is estimated from a sample of them::
+
+    sum_j exp(s_uj)  ~  sum of exp(s_ui) over the user's observed items
+                      + sum of w_j exp(s_uj) over the sampled ones that the user has not observed
+
+with w_j the number of times that j was drawn over the expected number: unbiased for any proposal (the
+logQ correction is the score's shift by log w_j), and exact when every item is in the sample once.
 """
 
 from collections.abc import Callable
@@ -18,8 +26,14 @@ from collections.abc import Callable
 import numpy as np
 
 from rgals.errors import InputError
-from rgals.names import Factors, Float64Array, Rows, Weights
-from rgals.numerics.softmax_gradient_kernels import add_positives, combine_tiles, exponentiate, scale_rows
+from rgals.names import Factors, Float64Array, Offsets, Rows, Weights
+from rgals.numerics.softmax_gradient_kernels import (
+    add_observed,
+    combine_tiles,
+    exponentiate,
+    scale_rows,
+    shift_scores,
+)
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.threads import run_blocks
 
@@ -33,33 +47,41 @@ _COMBINE_USERS = 64
 
 
 class BatchEntries:
-    """The observed entries of a batch, by user and, for the item pass, by item.
+    """The observed entries of a batch, by user and, for the items' gradients, by item.
 
     Parameters
     ----------
-    rows : InteractionRows of shape (n_batch, n_items)
-        The entries of the users of the batch.
-    divisor : float
-        Divides all weights; the loss and the gradients are then per unit of it.
+    indptr : int64 array of shape (n_batch + 1,)
+        Entries of each user.
+    columns : int32 array of shape (n_entries,)
+        Row of each entry's item among the vectors of the passes, in any order within a user.
+    weights : float32 array of shape (n_entries,)
+        The loss's g.
     """
 
-    def __init__(self, rows: InteractionRows, divisor: float = 1.0) -> None:
-        weights = np.ones(rows.n_interactions, np.float32) if rows.weights is None else rows.weights
-        self.n_users = rows.n_rows
-        self.n_items = rows.n_columns
-        self.indptr = rows.indptr
-        self.columns = rows.columns
-        self.weights: Weights = (weights / np.float32(divisor)).astype(np.float32, copy=False)
-        order = np.argsort(rows.columns, kind="stable")
-        users = np.repeat(np.arange(rows.n_rows, dtype=np.int32), rows.degrees)
-        self.item_rows: Rows = rows.columns[order]
-        self.user_rows: Rows = users[order]
-        self.item_weights: Weights = self.weights[order]
+    def __init__(self, indptr: Offsets, columns: Rows, weights: Weights) -> None:
+        self.n_users = indptr.size - 1
+        self.indptr, self.columns, self.weights = indptr, columns, weights
+        self.by_item = np.argsort(columns, kind="stable")
+        users = np.repeat(np.arange(self.n_users, dtype=np.int32), np.diff(indptr))
+        self.item_rows: Rows = columns[self.by_item]
+        self.user_rows: Rows = users[self.by_item]
 
-    def of_items(self, start: int, stop: int) -> tuple[Rows, Rows, Weights]:
-        """Give item, user and weight of the entries of a range of items, by item and then by user."""
+    @classmethod
+    def from_rows(cls, rows: InteractionRows, divisor: float = 1.0) -> "BatchEntries":
+        """Take the entries of all rows, their weights divided by ``divisor``."""
+        weights = np.ones(rows.n_interactions, np.float32) if rows.weights is None else rows.weights
+        return cls(rows.indptr, rows.columns, (weights / np.float32(divisor)).astype(np.float32, copy=False))
+
+    def of_items(self, start: int, stop: int) -> tuple[Rows, Weights]:
+        """Give item and weight of each entry of a range of items."""
+        mine = self.range_of(start, stop)
+        return self.item_rows[mine], self.weights[self.by_item[mine]]
+
+    def range_of(self, start: int, stop: int) -> slice:
+        """Give where the entries of a range of items lie in the arrays by item."""
         first, last = np.searchsorted(self.item_rows, (start, stop))
-        return self.item_rows[first:last], self.user_rows[first:last], self.item_weights[first:last]
+        return slice(int(first), int(last))
 
 
 def buffer_bytes(n_users: int, n_items: int, n_factors: int) -> int:
@@ -76,7 +98,7 @@ class SoftmaxGradient:
     n_users : int
         Most users of a batch.
     n_items : int
-        Number of items.
+        Most items in the partition sum: all, or those of a sample.
     n_factors : int
         Length of a vector.
     n_threads : int
@@ -88,28 +110,33 @@ class SoftmaxGradient:
     def __init__(
         self, n_users: int, n_items: int, n_factors: int, n_threads: int = 1, *, keeps_scores: bool = True
     ) -> None:
-        self._tiles = [(start, min(start + _TILE_ITEMS, n_items)) for start in range(0, n_items, _TILE_ITEMS)]
-        self._n_users = n_users
-        self._n_items = n_items
+        n_tiles = -(-n_items // _TILE_ITEMS)
+        self._limits = (n_users, n_items)
         self._n_threads = n_threads
-        n_tiles = len(self._tiles)
+        self._tiles: list[tuple[int, int]] = []
+        self._residuals = np.empty(0, dtype=np.float32)
         self._exponentials = np.empty(n_users * n_items, dtype=np.float32) if keeps_scores else None
         self._partial = np.empty((n_tiles, n_users, n_factors), dtype=np.float32)
         self._maxima = np.empty((n_tiles, n_users), dtype=np.float32)
         self._sums = np.empty((n_tiles, n_users), dtype=np.float32)
         self._coefficients = np.empty((n_tiles, n_users), dtype=np.float32)
 
-    def user_pass(self, vectors: Factors, items: Factors, entries: BatchEntries) -> tuple[Float64Array, Factors]:
+    def user_pass(
+        self, vectors: Factors, items: Factors, entries: BatchEntries, log_weights: Weights | None = None
+    ) -> tuple[Float64Array, Factors]:
         """Give the loss of each user and its gradient by the user's vector.
 
         Parameters
         ----------
         vectors : float32 array of shape (n_batch, n_factors)
             Vectors of the users of the batch, at most ``n_users``.
-        items : float32 array of shape (n_items, n_factors)
-            Vectors of all items.
-        entries : BatchEntries of shape (n_batch, n_items)
+        items : float32 array of shape (n_vectors, n_factors)
+            Vectors of all items; with a sample, those of the sampled items, followed by those of the
+            observed items that are not in the sample.
+        entries : BatchEntries over (n_batch, n_vectors)
             What the users have observed.
+        log_weights : float32 array of shape (n_sampled,) or None
+            Logarithm of w_j for each sampled item; None where ``items`` are all items.
 
         Returns
         -------
@@ -127,60 +154,76 @@ class SoftmaxGradient:
         -----
         Two products of 2 n_batch n_items n_factors operations; scores are float32, sums of tiles float64.
         """
-        self._check(vectors, items, entries)
-        n_batch = len(vectors)
-        partial, maxima = self._partial[:, :n_batch], self._maxima[:, :n_batch]
-        sums, coefficients = self._sums[:, :n_batch], self._coefficients[:, :n_batch]
+        n_batch, n_scored = len(vectors), len(items) if log_weights is None else len(log_weights)
+        self._check(vectors, items, entries, n_scored)
+        self._tiles = _cut(0, n_scored)
+        n_tiles = len(self._tiles)
         gradients = np.empty_like(vectors)
         losses = np.empty(n_batch, dtype=np.float64)
+        residuals = self._residuals = np.empty_like(entries.weights)
 
         def fill(corner: tuple[int, int]) -> None:
             tile, first = corner
             users = slice(first, min(first + _BLOCK_USERS, n_batch))
-            item_vectors = items[slice(*self._tiles[tile])]
+            start, stop = self._tiles[tile]
             scores = self._scores(tile, n_batch, users)
-            np.matmul(vectors[users], item_vectors.T, out=scores)
-            exponentiate(scores, maxima[tile, users], sums[tile, users])
-            np.matmul(scores, item_vectors, out=partial[tile, users])
+            np.matmul(vectors[users], items[start:stop].T, out=scores)
+            if log_weights is not None:
+                mine = entries.range_of(start, stop)
+                shift_scores(
+                    scores, first, start, log_weights[start:stop], entries.user_rows[mine], entries.item_rows[mine]
+                )
+            exponentiate(scores, self._maxima[tile, users], self._sums[tile, users])
+            np.matmul(scores, items[start:stop], out=self._partial[tile, users])
 
         def combine(start: int) -> None:
-            stop = min(start + _COMBINE_USERS, n_batch)
             combine_tiles(
-                partial, maxima, sums, entries.indptr, entries.columns, entries.weights,
-                vectors, items, start, stop, coefficients, gradients, losses,
+                self._partial[:n_tiles], self._maxima[:n_tiles], self._sums[:n_tiles],
+                entries.indptr, entries.columns, entries.weights, log_weights is None, vectors, items,
+                start, min(start + _COMBINE_USERS, n_batch), self._coefficients[:n_tiles], residuals, gradients, losses,
             )  # fmt: skip
 
-        corners = [(tile, first) for tile in range(len(self._tiles)) for first in range(0, n_batch, _BLOCK_USERS)]
+        corners = [(tile, first) for tile in range(n_tiles) for first in range(0, n_batch, _BLOCK_USERS)]
         run_blocks(fill, corners, self._n_threads)
         run_blocks(combine, range(0, n_batch, _COMBINE_USERS), self._n_threads)
         return losses, gradients
 
-    def item_pass(self, vectors: Factors, entries: BatchEntries, take: Callable[[int, Factors], None]) -> None:
+    def item_pass(
+        self, vectors: Factors, n_vectors: int, entries: BatchEntries, take: Callable[[int, Factors], None]
+    ) -> None:
         """Give the gradients by the items' vectors, tile by tile; call it after `user_pass` on the same batch.
 
         Parameters
         ----------
         vectors : float32 array of shape (n_batch, n_factors)
             As for the user pass.
-        entries : BatchEntries of shape (n_batch, n_items)
+        n_vectors : int
+            Number of ``items`` of the user pass.
+        entries : BatchEntries over (n_batch, n_vectors)
             As for the user pass.
         take : callable
-            Receives the first item and the gradients (float32, of shape (n_tile, n_factors), its own to
+            Receives the first row and the gradients (float32, of shape (n_tile, n_factors), its own to
             change) of each tile; called from several threads at once. It may change the items' vectors.
         """
-        n_batch = len(vectors)
         if self._exponentials is None:
             raise InputError("softmax gradient: the item pass needs the scores; make it with keeps_scores=True")
+        n_batch, n_tiles = len(vectors), len(self._tiles)
+        by_item = self._residuals[entries.by_item]
+        tiles = self._tiles + _cut(self._tiles[-1][1] if self._tiles else 0, n_vectors)
 
         def work(tile: int) -> None:
-            start, stop = self._tiles[tile]
-            scaled = np.empty_like(vectors)
-            scale_rows(vectors, self._coefficients[tile, :n_batch], scaled)
-            gradients = self._scores(tile, n_batch, slice(None)).T @ scaled
-            add_positives(start, *entries.of_items(start, stop), vectors, gradients)
+            start, stop = tiles[tile]
+            if tile < n_tiles:
+                scaled = np.empty_like(vectors)
+                scale_rows(vectors, self._coefficients[tile, :n_batch], scaled)
+                gradients = self._scores(tile, n_batch, slice(None)).T @ scaled
+            else:
+                gradients = np.zeros((stop - start, vectors.shape[1]), dtype=np.float32)
+            mine = entries.range_of(start, stop)
+            add_observed(start, entries.item_rows[mine], entries.user_rows[mine], by_item[mine], vectors, gradients)
             take(start, gradients)
 
-        run_blocks(work, range(len(self._tiles)), self._n_threads)
+        run_blocks(work, range(len(tiles)), self._n_threads)
 
     def _scores(self, tile: int, n_batch: int, users: slice) -> Factors:
         """Give the stored scores of a tile and some users; the tiles of a batch lie one after the other."""
@@ -189,11 +232,19 @@ class SoftmaxGradient:
             return np.empty((len(range(*users.indices(n_batch))), stop - start), dtype=np.float32)
         return self._exponentials[start * n_batch : stop * n_batch].reshape(n_batch, stop - start)[users]
 
-    def _check(self, vectors: Factors, items: Factors, entries: BatchEntries) -> None:
-        expected = (entries.n_users, self._n_items, items.shape[1])
-        if (len(vectors), len(items), vectors.shape[1]) != expected or len(vectors) > self._n_users:
+    def _check(self, vectors: Factors, items: Factors, entries: BatchEntries, n_scored: int) -> None:
+        most_users, most_items = self._limits
+        fits = len(vectors) == entries.n_users and vectors.shape[1] == items.shape[1] == self._partial.shape[2]
+        has_items = entries.item_rows.size == 0 or entries.item_rows[-1] < len(items)
+        if not (fits and has_items) or len(vectors) > most_users or n_scored > min(most_items, len(items)):
             raise InputError(
-                f"softmax gradient: expected at most {self._n_users} users with entries, {self._n_items} items and "
-                f"equally long vectors, found entries of {entries.n_users} users, users of shape {vectors.shape} "
-                f"and items of shape {items.shape}"
+                f"softmax gradient: expected at most {most_users} users with entries, at most {most_items} items in "
+                f"the partition sum and vectors of length {self._partial.shape[2]}, found entries of "
+                f"{entries.n_users} users up to item {entries.item_rows.max(initial=-1)}, users of shape "
+                f"{vectors.shape}, items of shape {items.shape} and {n_scored} items in the partition sum"
             )
+
+
+def _cut(start: int, stop: int) -> list[tuple[int, int]]:
+    """Cut a range into tiles."""
+    return [(first, min(first + _TILE_ITEMS, stop)) for first in range(start, stop, _TILE_ITEMS)]

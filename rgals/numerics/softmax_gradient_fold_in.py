@@ -84,7 +84,7 @@ class _Minimizer:
         x = self._start()
         open_users = np.arange(len(x))
         found = x.copy()
-        entries = BatchEntries(self._rows)
+        entries = BatchEntries.from_rows(self._rows)
         loss, slope = self._evaluate(x, entries)
         history = _History(x.shape)
         direction = history.direction(slope)
@@ -106,7 +106,7 @@ class _Minimizer:
                 x, loss, slope, direction = x[is_open], loss[is_open], slope[is_open], direction[is_open]
                 length, open_users = length[is_open], open_users[is_open]
                 history.keep(is_open)
-                entries = BatchEntries(self._rows.take(open_users))
+                entries = BatchEntries.from_rows(self._rows.take(open_users))
         return found if self._temperature is None else _unit(found)
 
     def _start(self) -> Float64Array:

@@ -6,13 +6,14 @@ from rgals.names import Factors, Float64Array, Offsets, Rows, Weights
 from rgals.numerics.compile import kernel, strict_kernel
 
 __all__ = [
-    "add_positives",
+    "add_observed",
     "add_ridge",
     "combine_tiles",
     "exp_below_zero",
     "exponentiate",
     "normalize",
     "scale_rows",
+    "shift_scores",
     "through_norm",
 ]
 
@@ -22,6 +23,8 @@ _LN2_HIGH = np.float32(0.693359375)
 _LN2_LOW = np.float32(-2.12194440e-4)
 _LOWEST = np.float32(-87.0)
 _N_LANES = 64
+_ABSENT = np.float32(-1e30)
+"""Score of an item that is not there: finite, so that a tile without any item makes no NaN."""
 
 
 @strict_kernel
@@ -74,6 +77,21 @@ def exponentiate(tile: Factors, maxima: Weights, sums: Weights) -> None:
 
 
 @kernel
+def shift_scores(
+    tile: Factors, first_user: int, first_item: int, log_weights: Weights, users: Rows, items: Rows
+) -> None:
+    """Add each item's log weight to its scores, and take the observed entries of the tile's users out."""
+    n_rows, n_columns = tile.shape
+    for r in range(n_rows):
+        for c in range(n_columns):
+            tile[r, c] += log_weights[c]
+    for e in range(users.size):
+        r = users[e] - first_user
+        if 0 <= r < n_rows:
+            tile[r, items[e] - first_item] = _ABSENT
+
+
+@kernel
 def combine_tiles(
     partial: Factors,
     maxima: Factors,
@@ -81,40 +99,56 @@ def combine_tiles(
     indptr: Offsets,
     columns: Rows,
     weights: Weights,
+    has_observed: bool,
     vectors: Factors,
     items: Factors,
     start: int,
     stop: int,
     coefficients: Factors,
+    residuals: Weights,
     gradients: Factors,
     losses: Float64Array,
 ) -> None:
     """Finish users ``start`` to ``stop``: loss, gradient, and what each tile's exponentials count for.
 
-    ``partial[t, u]`` is the sum over tile t of exp(s - its maximum) q. With the maximum over all tiles m
+    ``partial[t, u]`` is the sum over tile t of exp(s - its maximum) y. With the maximum over all tiles m
     and Z = sum exp(s - m), the softmax probability of an item of tile t is its stored exponential times
-    exp(m_t - m) / Z; ``coefficients[t, u]`` is that factor times the user's weight.
+    exp(m_t - m) / Z; ``coefficients[t, u]`` is that factor times the user's weight. The observed items
+    are in the tiles if ``has_observed``; else they are added here. ``residuals`` are the derivatives of
+    the loss by the observed entries' scores, but for what comes from the tiles.
     """
     n_tiles, n_factors = maxima.shape[0], vectors.shape[1]
     for u in range(start, stop):
-        maximum = maxima[0, u]
+        maximum = _ABSENT
         for t in range(n_tiles):
             maximum = max(maximum, maxima[t, u])
-        partition = 0.0
-        for t in range(n_tiles):
-            partition += sums[t, u] * np.exp(np.float64(maxima[t, u]) - maximum)
         gradient = gradients[u]
         for f in range(n_factors):
             gradient[f] = 0
         user_weight, observed = 0.0, 0.0
         for e in range(indptr[u], indptr[u + 1]):
-            item, weight = items[columns[e]], weights[e]
+            item = items[columns[e]]
             score = np.float32(0)
             for f in range(n_factors):
                 score += item[f] * vectors[u, f]
-                gradient[f] -= weight * item[f]
-            user_weight += weight
-            observed += weight * score
+            residuals[e] = score
+            user_weight += weights[e]
+            observed += weights[e] * score
+            if not has_observed:
+                maximum = max(maximum, score)
+        partition = 0.0
+        for t in range(n_tiles):
+            partition += sums[t, u] * np.exp(np.float64(maxima[t, u]) - maximum)
+        if not has_observed:
+            for e in range(indptr[u], indptr[u + 1]):
+                partition += np.exp(np.float64(residuals[e]) - maximum)
+        for e in range(indptr[u], indptr[u + 1]):
+            item, residual = items[columns[e]], -weights[e]
+            if not has_observed:
+                residual += np.float32(user_weight * np.exp(np.float64(residuals[e]) - maximum) / partition)
+            residuals[e] = residual
+            for f in range(n_factors):
+                gradient[f] += residual * item[f]
         for t in range(n_tiles):
             factor = np.float32(user_weight * np.exp(np.float64(maxima[t, u]) - maximum) / partition)
             coefficients[t, u] = factor
@@ -132,14 +166,14 @@ def scale_rows(vectors: Factors, coefficients: Weights, out: Factors) -> None:
 
 
 @kernel
-def add_positives(
-    first_item: int, items: Rows, users: Rows, weights: Weights, vectors: Factors, gradients: Factors
+def add_observed(
+    first_item: int, items: Rows, users: Rows, residuals: Weights, vectors: Factors, gradients: Factors
 ) -> None:
-    """Subtract ``weight * vector of the user`` from the gradient of each entry's item."""
+    """Add ``residual * vector of the user`` to the gradient of each entry's item."""
     for e in range(items.size):
-        gradient, vector, weight = gradients[items[e] - first_item], vectors[users[e]], weights[e]
+        gradient, vector, residual = gradients[items[e] - first_item], vectors[users[e]], residuals[e]
         for f in range(vector.size):
-            gradient[f] -= weight * vector[f]
+            gradient[f] += residual * vector[f]
 
 
 @kernel

@@ -174,7 +174,7 @@ def test_a_fitted_model_can_be_pickled_and_folds_in_elsewhere() -> None:
 
 
 def test_what_does_not_fit_into_memory_is_refused_with_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rgals.baselines.softmax.read_memory", lambda: Memory(10**6, 10**5, None, 0, 0))
+    monkeypatch.setattr("rgals.baselines.softmax_fit.read_memory", lambda: Memory(10**6, 10**5, None, 0, 0))
     with pytest.raises(CapacityError, match=r"50 users by 150 items.*smaller batch_users, or the sampled softmax"):
         fit_softmax(taste_rows()[0], SMALL)
 

@@ -6,7 +6,7 @@ from rgals.numerics.softmax_gradient import BatchEntries, SoftmaxGradient, buffe
 from rgals.numerics.softmax_gradient_fold_in import softmax_fold_in
 from rgals.numerics.softmax_gradient_kernels import exponentiate, normalize, through_norm
 from rgals.numerics.sparse import InteractionRows
-from tests.numerics.softmax_twin import gradients, numeric_gradient, unit, user_losses
+from tests.numerics.softmax_twin import dense_weights, gradients, numeric_gradient, unit, user_losses
 
 N_TILE = 512
 
@@ -31,14 +31,14 @@ def both_passes(
     users: np.ndarray, items: np.ndarray, rows: InteractionRows, n_threads: int = 1, room: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     softmax = SoftmaxGradient(len(users) + room, *items.shape, n_threads)
-    entries = BatchEntries(rows)
+    entries = BatchEntries.from_rows(rows)
     losses, by_user = softmax.user_pass(users, items, entries)
     by_item = np.full(items.shape, np.nan, np.float32)
 
     def take(start: int, found: np.ndarray) -> None:
         by_item[start : start + len(found)] = found
 
-    softmax.item_pass(users, entries, take)
+    softmax.item_pass(users, len(items), entries, take)
     return losses, by_user, by_item
 
 
@@ -90,7 +90,7 @@ def test_loss_and_gradients_are_the_twins_whatever_the_tiles(n_users: int, n_ite
 
 def test_the_float32_gradients_are_the_difference_quotients_of_the_float32_loss() -> None:
     users, items, rows = problem(6, 9, 3)
-    softmax, entries = SoftmaxGradient(6, 9, 3), BatchEntries(rows)
+    softmax, entries = SoftmaxGradient(6, 9, 3), BatchEntries.from_rows(rows)
     _, by_user, by_item = both_passes(users, items, rows)
 
     def loss(p: np.ndarray, q: np.ndarray) -> float:
@@ -130,9 +130,9 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
 def test_a_batch_after_a_larger_one_is_not_disturbed_by_what_lies_in_the_buffers() -> None:
     users, items, rows = problem(40, 900)
     softmax = SoftmaxGradient(40, *items.shape)
-    softmax.user_pass(users, items, BatchEntries(rows))
+    softmax.user_pass(users, items, BatchEntries.from_rows(rows))
     few = rows.row_slice(0, 7)
-    losses, by_user = softmax.user_pass(users[:7], items, BatchEntries(few))
+    losses, by_user = softmax.user_pass(users[:7], items, BatchEntries.from_rows(few))
     np.testing.assert_allclose(losses, user_losses(users[:7], items, few, None), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(by_user, gradients(users[:7], items, few)[0], rtol=1e-4, atol=1e-4)
 
@@ -140,8 +140,8 @@ def test_a_batch_after_a_larger_one_is_not_disturbed_by_what_lies_in_the_buffers
 def test_a_divisor_divides_loss_and_gradients() -> None:
     users, items, rows = problem(6, 30)
     softmax = SoftmaxGradient(6, *items.shape)
-    whole = softmax.user_pass(users, items, BatchEntries(rows))
-    part = softmax.user_pass(users, items, BatchEntries(rows, 8.0))
+    whole = softmax.user_pass(users, items, BatchEntries.from_rows(rows))
+    part = softmax.user_pass(users, items, BatchEntries.from_rows(rows, 8.0))
     for first, second in zip(whole, part, strict=True):
         np.testing.assert_allclose(first / 8, second, rtol=1e-5, atol=1e-6)
 
@@ -200,17 +200,93 @@ def test_folding_in_does_not_depend_on_threads_and_hardly_on_who_is_asked_for_to
     np.testing.assert_allclose(softmax_fold_in(items, rows.row_slice(10, 20), l2=0.1), found[10:20], atol=1e-2)
 
 
+def sampled_passes(
+    users: np.ndarray, items: np.ndarray, rows: InteractionRows, sampled: np.ndarray, counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Do both passes with the given sample; gradients by item are put back in the items' own rows."""
+    others = np.setdiff1d(rows.columns, sampled)
+    order = np.concatenate([sampled, others])
+    places = np.full(len(items), -1, np.int32)
+    places[order] = np.arange(order.size)
+    entries = BatchEntries(rows.indptr, places[rows.columns], rows.weights)
+    softmax = SoftmaxGradient(len(users), sampled.size + 5, items.shape[1], 2)
+    losses, by_user = softmax.user_pass(users, items[order], entries, np.log(counts).astype(np.float32))
+    by_item = np.zeros(items.shape, np.float32)
+
+    def take(start: int, found: np.ndarray) -> None:
+        by_item[order[start : start + len(found)]] += found
+
+    softmax.item_pass(users, order.size, entries, take)
+    return losses, by_user, by_item
+
+
+def sampled_losses(
+    users: np.ndarray, items: np.ndarray, rows: InteractionRows, sampled: np.ndarray, counts: np.ndarray
+) -> np.ndarray:
+    """Write the sampled loss from its definition, in float64."""
+    scores, weights = users.astype(np.float64) @ items.astype(np.float64).T, dense_weights(rows)
+    multiples = np.zeros(len(items))
+    multiples[sampled] = counts
+    multiples = np.where(weights > 0, 1.0, multiples)
+    log_partition = np.log((multiples * np.exp(scores)).sum(axis=1))
+    return np.where(weights.sum(axis=1) > 0, weights.sum(axis=1) * log_partition - (weights * scores).sum(axis=1), 0)
+
+
+@pytest.mark.parametrize(("n_users", "n_items", "n_sampled"), [(5, 12, 4), (70, 2000, 700), (6, 12, 12)])
+def test_with_a_sample_loss_and_gradients_are_those_of_its_definition(
+    n_users: int, n_items: int, n_sampled: int
+) -> None:
+    users, items, rows = problem(n_users, n_items, 3)
+    rng = np.random.default_rng(1)
+    sampled = np.sort(rng.permutation(n_items)[:n_sampled])
+    assert np.isin(rows.columns, sampled).any()  # so that something is to be masked
+    counts = rng.uniform(0.5, 20, n_sampled)
+    losses, by_user, by_item = sampled_passes(users, items, rows, sampled, counts)
+
+    def total(p: np.ndarray, q: np.ndarray) -> float:
+        return float(sampled_losses(p, q, rows, sampled, counts).sum())
+
+    np.testing.assert_allclose(losses, sampled_losses(users, items, rows, sampled, counts), rtol=1e-5, atol=1e-4)
+    some = slice(0, 5)
+    expected = numeric_gradient(lambda p: total(np.concatenate([p, users[5:]]), items), users[some])
+    np.testing.assert_allclose(by_user[some], expected, rtol=1e-4, atol=1e-4)
+    chosen = np.unique(np.concatenate([rows.columns[:4], sampled[:3], sampled[-2:], [0]]))
+
+    def moved(q: np.ndarray) -> np.ndarray:
+        whole = items.astype(np.float64)
+        whole[chosen] = q
+        return whole
+
+    expected = numeric_gradient(lambda q: total(users, moved(q)), items[chosen])
+    np.testing.assert_allclose(by_item[chosen], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_sample_of_all_items_once_gives_the_full_softmax() -> None:
+    users, items, rows = problem(40, 1100)
+    found = sampled_passes(users, items, rows, np.arange(1100), np.ones(1100))
+    for part, whole in zip(found, both_passes(users, items, rows), strict=True):
+        np.testing.assert_allclose(part, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_a_tile_whose_items_a_user_has_all_observed_makes_no_nan() -> None:
+    users, items, _ = problem(2, 30)
+    rows = InteractionRows.from_pairs(np.repeat([0, 1], 10), np.tile(np.arange(10), 2), np.ones(20), 2, 30)
+    found = sampled_passes(users, items, rows, np.arange(10), np.full(10, 3.0))
+    np.testing.assert_allclose(found[0], sampled_losses(users, items, rows, np.arange(10), np.full(10, 3.0)), rtol=1e-5)
+    assert all(np.isfinite(part).all() for part in found)
+
+
 def test_shapes_that_do_not_fit_are_refused() -> None:
     users, items, rows = problem(6, 30)
     softmax = SoftmaxGradient(5, *items.shape)
     with pytest.raises(InputError, match="at most 5 users"):
-        softmax.user_pass(users, items, BatchEntries(rows))
-    with pytest.raises(InputError, match="30 items"):
-        softmax.user_pass(users[:5], items[:20], BatchEntries(rows.row_slice(0, 5)))
+        softmax.user_pass(users, items, BatchEntries.from_rows(rows))
+    with pytest.raises(InputError, match=r"up to item \d+, users of shape \(5, 6\), items of shape \(3, 6\)"):
+        softmax.user_pass(users[:5], items[:3], BatchEntries.from_rows(rows.row_slice(0, 5)))
     without = SoftmaxGradient(6, *items.shape, keeps_scores=False)
-    without.user_pass(users, items, BatchEntries(rows))
+    without.user_pass(users, items, BatchEntries.from_rows(rows))
     with pytest.raises(InputError, match="keeps_scores=True"):
-        without.item_pass(users, BatchEntries(rows), lambda start, found: None)
+        without.item_pass(users, 30, BatchEntries.from_rows(rows), lambda start, found: None)
 
 
 def test_the_memory_told_is_the_memory_held() -> None:
