@@ -51,7 +51,7 @@ def tune(
         str, typer.Argument(metavar="DATASET", help="Dataset folder with a validation part: a local path or a URI.")
     ],
     output: Annotated[
-        Path,
+        str,
         typer.Option("--output", "-o", metavar="STUDY", help="Local folder of the study and of what comes out of it."),
     ],
     loss: Annotated[str, typer.Option(metavar="rg2|rgx|ials", help="The loss.")] = "rgx",
@@ -118,10 +118,11 @@ def tune(
     budget = 40 if trials is None and seconds is None else trials
     where = read_executor_options(executor, threads, address, workers, worker_cpus)
     opened = Dataset.open(dataset)
-    path = _study_path(output, resume)
+    folder = _study_folder(output, resume)
+    path = folder / _STUDY
     with Study.open(path, search_identity(opened, options), options.space, seed) as study:
         is_ended = _run(opened, options, study, where, budget, seconds)
-        _write(output, study, options)
+        _write(folder, study, options)
     if not is_ended:
         print(
             f"rgals: interrupted after {study.n_trials} trials, which are kept in {path}; "
@@ -129,7 +130,7 @@ def tune(
             file=sys.stderr,
         )
         raise typer.Exit(EXIT_INTERRUPTED)
-    _print_summary(dataset, opened, output, study, options)
+    _print_summary(dataset, opened, folder, study, options)
 
 
 def main() -> None:
@@ -163,22 +164,23 @@ def _read_fixed(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _study_path(output: Path, resume: str) -> Path:
-    """Check the folder; give the study's file in it."""
+def _study_folder(location: str, resume: str) -> Path:
+    """Check the folder of the study."""
     if resume not in _RESUME_MODES:
         raise InputError(f"--resume: expected never, auto or required, found {resume!r}")
-    if Folder.at(str(output)).local_path is None or "://" in str(output):
-        raise InputError(f"--output {redact(str(output))}: expected a folder on a local disk; a study is kept there")
-    path = output / _STUDY
-    if output.is_file():
-        raise OutputExistsError(f"{output}: a file is in the way; choose another output")
-    if path.exists() and resume == "never":
-        raise OutputExistsError(f"{output}: holds a study already; go on with --resume auto, or choose another output")
-    if not path.exists() and resume == "required":
-        raise DataError(f"{output}: expected a study to go on with, found none; check the folder, or use --resume auto")
-    if not path.exists() and output.exists() and any(output.iterdir()):
-        raise OutputExistsError(f"{output}: holds files but no study; choose another output")
-    return path
+    folder = Folder.at(location).local_path if "://" not in location else None
+    if folder is None:
+        raise InputError(f"--output {redact(location)}: expected a folder on a local disk; a study is kept there")
+    is_there = (folder / _STUDY).exists()
+    if folder.is_file():
+        raise OutputExistsError(f"{folder}: a file is in the way; choose another output")
+    if is_there and resume == "never":
+        raise OutputExistsError(f"{folder}: holds a study already; go on with --resume auto, or choose another output")
+    if not is_there and resume == "required":
+        raise DataError(f"{folder}: expected a study to go on with, found none; check the folder, or use --resume auto")
+    if not is_there and folder.exists() and any(folder.iterdir()):
+        raise OutputExistsError(f"{folder}: holds files but no study; choose another output")
+    return folder
 
 
 def _run(

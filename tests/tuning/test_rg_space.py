@@ -1,0 +1,40 @@
+"""The spaces of the losses that rgals trains itself."""
+
+import pytest
+
+from rgals.errors import InputError
+from rgals.numerics.loss import LOSS_NAMES
+from rgals.training.config import TrainingConfig
+from rgals.tuning.rg_space import SEARCHABLE, default_search, family_space
+
+
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+def test_every_value_of_a_space_is_a_valid_training_option(loss):
+    space = family_space(SEARCHABLE, loss)
+    for position in (0.0, 0.5, 1.0):
+        TrainingConfig(loss=loss, **space.at(dict.fromkeys(space.names, position)))
+    TrainingConfig(loss=loss, **space.defaults())
+
+
+def test_the_search_begins_with_the_defaults_of_training():
+    plain = TrainingConfig()
+    assert family_space().defaults() == {name: getattr(plain, name) for name in default_search("rgx")}
+
+
+def test_exponents_of_zero_and_of_both_signs_are_within_reach():
+    for dimension in family_space(("user_exponent", "item_exponent", "beta")).dimensions:
+        assert dimension.low < 0 < dimension.high
+        assert dimension.default == 0
+
+
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+def test_the_prior_of_the_negatives_is_searched_only_when_named(loss):
+    assert "beta" not in family_space(loss=loss).names
+    assert family_space(("alpha", "beta", "alpha"), loss).names == ("alpha", "beta")
+
+
+def test_what_cannot_be_searched_is_named():
+    with pytest.raises(InputError, match=r"expected options of alpha, reg, .*, found n_factors, speed"):
+        family_space(("alpha", "n_factors", "speed"))
+    with pytest.raises(InputError, match="found none"):
+        family_space(())
