@@ -10,11 +10,13 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel
 
+from rgals.baselines.ease import EaseOptions, fit_ease
 from rgals.baselines.implicit_als import IalsOptions, fit_ials
 from rgals.baselines.implicit_bpr import BprOptions, fit_bpr
 from rgals.baselines.item_item import ItemItemOptions, fit_item_item
-from rgals.baselines.model import FittedBaseline, FittedScorer, Round, Watch
-from rgals.baselines.simple import fit_popularity, fit_random
+from rgals.baselines.model import FittedBaseline, FittedScorer, Watch
+from rgals.baselines.sampled_softmax import SampledSoftmaxOptions, fit_sampled_softmax
+from rgals.baselines.simple import PopularityOptions, RandomOptions, fit_popularity, fit_random
 from rgals.baselines.softmax import SoftmaxOptions, fit_softmax
 from rgals.errors import InputError
 from rgals.numerics.loss import LossName
@@ -120,27 +122,6 @@ def _baseline(
     return call
 
 
-def _yardstick(fit: Callable[[InteractionRows, int], FittedBaseline]) -> Fit:
-    """Make a `Fit` of a model without options, from the training part and a seed."""
-
-    def call(
-        train: InteractionRows,
-        options: Mapping[str, Any],  # noqa: ARG001
-        *,
-        n_factors: int,  # noqa: ARG001
-        n_rounds: int,  # noqa: ARG001
-        seed: int,
-        n_threads: int,  # noqa: ARG001
-        watch: Watch | None = None,
-    ) -> FittedBaseline:
-        model = fit(train, seed)
-        if watch is not None:
-            watch(Round(1, model.train_s, None, lambda: model))
-        return model
-
-    return call
-
-
 _DEGREES = ("alpha", "reg", "nu", "user_exponent", "item_exponent")
 _PAPER = ("alpha", "reg", "nu")
 
@@ -177,6 +158,8 @@ _NEIGHBORS = SearchSpace(
     )
 )
 
+_EASE = SearchSpace((Dimension("reg", 1.0, 10_000.0, log=True, default=200.0),))
+
 CONTENDERS: dict[str, Contender] = {
     contender.name: contender
     for contender in (
@@ -193,6 +176,10 @@ CONTENDERS: dict[str, Contender] = {
             baseline=_baseline(SoftmaxOptions, fit_softmax, rounds="n_epochs", scores="cosine"),
         ),
         Contender(
+            "sampled-softmax", "sampled softmax, cosine", "softmax", _COSINE, 40, 5,
+            baseline=_baseline(SampledSoftmaxOptions, fit_sampled_softmax, rounds="n_epochs", scores="cosine"),
+        ),
+        Contender(
             "ials", "iALS (implicit)", "other", _IALS, 20, 4,
             baseline=_baseline(IalsOptions, fit_ials, rounds="n_sweeps"),
         ),
@@ -204,13 +191,14 @@ CONTENDERS: dict[str, Contender] = {
             "item-item", "item neighbors (implicit)", "other", _NEIGHBORS,
             baseline=_baseline(ItemItemOptions, fit_item_item),
         ),
+        Contender("ease", "EASE", "other", _EASE, baseline=_baseline(EaseOptions, fit_ease)),
         Contender(
             "popularity", "most popular", "trivial", SearchSpace(()),
-            baseline=_yardstick(lambda train, _: fit_popularity(train)),
+            baseline=_baseline(PopularityOptions, fit_popularity),
         ),
         Contender(
             "random", "random", "trivial", SearchSpace(()),
-            baseline=_yardstick(lambda train, seed: fit_random(train, seed=seed)),
+            baseline=_baseline(RandomOptions, fit_random),
         ),
     )
 }  # fmt: skip
