@@ -113,15 +113,17 @@ def fit_item_item(
 
 def _weigh(library: Any, matrix: "scipy.sparse.csr_matrix", options: ItemItemOptions) -> "scipy.sparse.csr_matrix":
     """Give the users by items matrix whose columns are compared, as implicit's recommenders make it."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        items = matrix.T
+    items = matrix.T
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if options.similarity == "bm25":
             weighted = library.bm25_weight(items, options.k1, options.b)
         elif options.similarity == "tf-idf":
-            weighted = library.normalize(library.tfidf_weight(items))
+            terms = library.tfidf_weight(items)
+            weighted = library.normalize(terms)
+            weighted.data[terms.data == 0] = 0  # also where an item has nothing else, and implicit gives NaN
         else:
             weighted = library.normalize(items)
-    weighted.data[np.isnan(weighted.data)] = 0.0
+    _check_finite(weighted.data, options)
     return scipy.sparse.csr_matrix(weighted.T)
 
 
@@ -130,13 +132,18 @@ def _to_rows(found: Any, n_items: int, options: ItemItemOptions) -> InteractionR
     found = scipy.sparse.csr_matrix(found)
     found.eliminate_zeros()
     found.sort_indices()
-    values: NDArray[np.float32] = found.data.astype(np.float32)
+    with np.errstate(over="ignore"):
+        values: NDArray[np.float32] = found.data.astype(np.float32)
+    _check_finite(values, options)
+    return InteractionRows(found.indptr.astype(np.int64), found.indices.astype(np.int32), values, n_items)
+
+
+def _check_finite(values: NDArray[np.floating[Any]], options: ItemItemOptions) -> None:
     if not np.isfinite(values).all():
         raise NumericalError(
             f"implicit found similarities that are not finite (similarity={options.similarity!r}); "
             "choose another similarity, or smaller weights of the interactions"
         )
-    return InteractionRows(found.indptr.astype(np.int64), found.indices.astype(np.int32), values, n_items)
 
 
 def _load_neighbors() -> Any:

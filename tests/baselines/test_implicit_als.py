@@ -1,4 +1,5 @@
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from pydantic import ValidationError
 from threadpoolctl import threadpool_limits
 
 from rgals.baselines.implicit_als import IalsOptions, fit_ials
-from rgals.errors import MissingDependencyError, NumericalError
+from rgals.baselines.model import FittedBaseline, Round
+from rgals.errors import InputError, MissingDependencyError, NumericalError
 from rgals.numerics.sparse import InteractionRows
 from tests.baselines.test_simple import random_rows
 
@@ -89,3 +91,70 @@ def test_factors_that_are_not_finite_are_refused() -> None:
 def test_options_out_of_bounds_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         IalsOptions.model_validate(options)
+
+
+@pytest.mark.parametrize("use_cg", [True, False])
+def test_each_round_is_what_a_fit_of_so_many_sweeps_gives(use_cg: bool) -> None:
+    rows, options = random_rows(), OPTIONS.model_copy(update={"use_cg": use_cg})
+    new = random_rows(5, 12, seed=9)
+    seen: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []  # type: ignore[type-arg]
+
+    def watch(found: Round) -> bool:
+        model = found.model()
+        assert isinstance(model, FittedBaseline)
+        assert (found.loss, model.train_s) == (None, found.train_s)
+        seen.append((found.number, model.user_factors.copy(), model.item_factors.copy(), model.fold_in(new, 1)))
+        return True
+
+    last = fit_ials(rows, options, n_threads=1, watch=watch)
+    assert [number for number, *_ in seen] == [1, 2, 3, 4, 5, 6]
+    for number, users, items, folded in seen:
+        alone = fit_ials(rows, options.model_copy(update={"n_sweeps": number}), n_threads=1)
+        np.testing.assert_array_equal(users, alone.user_factors)
+        np.testing.assert_array_equal(items, alone.item_factors)
+        np.testing.assert_array_equal(folded, alone.fold_in(new, 1))
+    np.testing.assert_array_equal(last.item_factors, seen[-1][2])
+    np.testing.assert_array_equal(last.fold_in(new, 1), seen[-1][3])
+
+
+def test_a_watch_ends_the_fit_and_its_time_does_not_count() -> None:
+    def watch(found: Round) -> bool:
+        time.sleep(0.2)
+        return found.number < 3
+
+    stopped = fit_ials(random_rows(), OPTIONS, n_threads=1, watch=watch)
+    alone = fit_ials(random_rows(), OPTIONS.model_copy(update={"n_sweeps": 3}), n_threads=1)
+    np.testing.assert_array_equal(stopped.item_factors, alone.item_factors)
+    assert 0 < stopped.train_s < 0.2
+
+
+def test_an_error_in_a_watch_is_not_swallowed() -> None:
+    def watch(found: Round) -> bool:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        fit_ials(random_rows(), OPTIONS, n_threads=1, watch=watch)
+
+
+@pytest.mark.parametrize("use_cg", [True, False])
+def test_factors_do_not_depend_on_threads(use_cg: bool) -> None:
+    rows, options = random_rows(300, 80), OPTIONS.model_copy(update={"use_cg": use_cg})
+    one, three = (fit_ials(rows, options, n_threads=n_threads) for n_threads in (1, 3))
+    np.testing.assert_array_equal(one.user_factors, three.user_factors)
+    np.testing.assert_array_equal(one.item_factors, three.item_factors)
+    np.testing.assert_array_equal(one.fold_in(rows, 1), one.fold_in(rows, 3))
+
+
+def test_factors_that_are_not_finite_are_refused_before_a_watch_sees_them() -> None:
+    rows = random_rows()
+    huge = InteractionRows(rows.indptr, rows.columns, np.full(rows.n_interactions, 3e38, np.float32), 12)
+    seen: list[int] = []
+    with pytest.raises(NumericalError, match="choose a larger reg"), np.errstate(all="ignore"):
+        fit_ials(huge, OPTIONS, n_threads=1, watch=lambda found: bool(seen.append(found.number)))  # type: ignore[func-returns-value]
+    assert seen == []
+
+
+def test_more_interactions_than_implicit_counts_are_refused() -> None:
+    many = InteractionRows(np.array([0, 2**31]), np.zeros(1, np.int32), None, 12)
+    with pytest.raises(InputError, match="at most 2,147,483,647 interactions, found 2,147,483,648"):
+        fit_ials(many, OPTIONS)

@@ -1,8 +1,10 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from rgals.baselines.model import FittedBaseline
-from rgals.baselines.simple import fit_popularity, fit_random
+from rgals.baselines.model import FittedBaseline, Round
+from rgals.baselines.simple import RandomOptions, fit_popularity, fit_random
 from rgals.errors import InputError
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.topk import top_k
@@ -45,8 +47,9 @@ def test_popularity_ranks_for_new_users_and_for_users_without_interactions() -> 
 
 def test_random_lists_differ_between_users_and_seeds_and_are_repeatable() -> None:
     rows = random_rows()
-    first, again, other = (lists_of(fit_random(rows, seed=seed), 30, 12) for seed in (1, 1, 2))
+    first, again, other = (lists_of(fit_random(rows, RandomOptions(seed=seed)), 30, 12) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first, lists_of(fit_random(rows, seed=1), 30, 12))
     assert (first != other).any(axis=1).all()
     assert len({tuple(row) for row in first}) == 30
 
@@ -68,3 +71,11 @@ def test_random_factors_of_new_users_do_not_depend_on_who_is_asked_for_together(
 def test_rows_over_other_items_are_refused() -> None:
     with pytest.raises(InputError, match="12 items, found 11"):
         fit_popularity(random_rows()).fold_in(random_rows(2, 11), 1)
+
+
+@pytest.mark.parametrize("fit", [fit_popularity, fit_random])
+def test_a_fit_is_looked_at_once(fit: Callable[..., FittedBaseline]) -> None:
+    rounds: list[Round] = []
+    model = fit(random_rows(), n_threads=1, watch=lambda found: bool(rounds.append(found)))  # type: ignore[func-returns-value]
+    assert [(found.number, found.loss) for found in rounds] == [(1, None)]
+    np.testing.assert_array_equal(rounds[0].model().item_factors, model.item_factors)  # type: ignore[union-attr]
