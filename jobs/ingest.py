@@ -93,8 +93,17 @@ def ingest(
     minimum_rating: Annotated[
         float | None, typer.Option(help="Leave out rows rated below.", rich_help_panel=_RULES)
     ] = None,
+    grades: Annotated[
+        str | None,
+        typer.Option(
+            metavar="R,R,...",
+            help="Lowest ratings of grades 1, 2, ...: 3,4,5 makes three; rows rated below are left out.",
+            rich_help_panel=_RULES,
+        ),
+    ] = None,
     weight_from_rating: Annotated[
-        str, typer.Option(help="linear (r), binary (1) or gain (2^r - 1).", rich_help_panel=_RULES)
+        str,
+        typer.Option(help="linear (r), binary (1) or gain (2^r - 1), of ratings or grades.", rich_help_panel=_RULES),
     ] = _DEFAULTS.weight_from_rating,
     duplicates: Annotated[
         str,
@@ -202,6 +211,7 @@ def ingest(
         csv_columns=csv_columns.split(",") if csv_columns else None,
         id_type=id_type,
         minimum_rating=minimum_rating,
+        grades=_read_grades(grades),
         weight_from_rating=weight_from_rating,
         duplicates=duplicates,
         user_core=user_core if user_core is not None else (k_core if k_core is not None else 1),
@@ -225,6 +235,15 @@ def ingest(
         )
     _print_summary(dataset, output)
     typer.echo(f"Next: rgals train {redact(output)} --output MODEL")
+
+
+def _read_grades(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"--grades: expected ratings such as 3,4,5, found {text!r}") from error
 
 
 def main() -> None:

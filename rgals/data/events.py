@@ -102,9 +102,10 @@ def parse_events(raw: RawBatch, path: str, options: IngestOptions) -> EventBatch
         if numbers is None:
             raise _wrong_type(path, name, "weights as numbers", column)
         problems += numbers[1]
-        if options.minimum_rating is not None:
-            is_low = numbers[0] < options.minimum_rating
-        weights = _weigh(numbers[0], options)
+        lowest = options.minimum_rating if options.grades is None else options.grades[0]
+        if lowest is not None:
+            is_low = numbers[0] < lowest
+        weights = _weigh(_grade(numbers[0], options), options)
         problems += _weight_problems(weights, is_low)
     if (name := options.time_column) is not None:
         parsed = parse_times(raw.columns[name], options.time_unit)
@@ -142,6 +143,14 @@ def _ids(raw: RawBatch, path: str, name: str, side: str, options: IngestOptions,
 
 def _wrong_type(path: str, name: str, expected: str, column: pa.Array) -> InputError:
     return InputError(f"{path}: column {name!r}: expected {expected}, found {column.type}; convert it or name another")
+
+
+def _grade(ratings: Float64Array, options: IngestOptions) -> Float64Array:
+    """Replace ratings by their grades; NaN stays NaN."""
+    if options.grades is None:
+        return ratings
+    grades = np.searchsorted(options.grades, ratings, side="right").astype(np.float64)
+    return np.where(np.isfinite(ratings), grades, ratings)
 
 
 def _weigh(ratings: Float64Array, options: IngestOptions) -> Float64Array:

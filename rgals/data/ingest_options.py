@@ -1,5 +1,6 @@
 """What an ingest is told to do; every field changes what the dataset holds, except as noted."""
 
+import itertools
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -51,8 +52,12 @@ class IngestOptions(BaseModel):
     minimum_rating: float | None = None
     """Leave out rows whose value in ``weight_column`` is below this, before it becomes a weight."""
 
+    grades: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = None
+    """The lowest ratings of the grades 1, 2, ..., ascending. A rating counts as its grade; rows rated below grade 1 are
+    left out."""
+
     weight_from_rating: WeightRule = "linear"
-    """The weight of a rating r: ``linear`` r, ``binary`` 1, ``gain`` 2^r - 1."""
+    """The weight of a rating, or grade, r: ``linear`` r, ``binary`` 1, ``gain`` 2^r - 1."""
 
     duplicates: DuplicatePolicy = "max"
     """The weight of several rows of one user and item: the largest, their ``sum``, that of the
@@ -83,9 +88,19 @@ class IngestOptions(BaseModel):
             raise ValueError(f"user and item column are both {self.user_column!r}; name two different columns")
         if self.weight_column is None and self.minimum_rating is not None:
             raise ValueError("minimum_rating needs a column of ratings; name it with --rating-column")
+        if self.grades is not None:
+            self._check_grades(self.grades)
         if self.weight_column is None and self.weight_from_rating == "gain":
             raise ValueError("weight_from_rating 'gain' needs a column of ratings; name it with --rating-column")
         return self
+
+    def _check_grades(self, grades: tuple[float, ...]) -> None:
+        if self.weight_column is None:
+            raise ValueError("grades need a column of ratings; name it with --rating-column")
+        if self.minimum_rating is not None:
+            raise ValueError("grades and minimum_rating exclude each other: rows below grade 1 are left out; name one")
+        if not grades or any(low >= high for low, high in itertools.pairwise(grades)):
+            raise ValueError(f"grades: expected ascending ratings such as 3,4,5, found {list(grades)}")
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -53,9 +53,12 @@ def twin(rows, options):
         except ValueError:
             fates["rejected"] += 1
             continue
-        if options.minimum_rating is not None and rating < options.minimum_rating:
+        lowest = options.minimum_rating if options.grades is None else options.grades[0]
+        if lowest is not None and rating < lowest:
             fates["below"] += 1
             continue
+        if options.grades is not None and math.isfinite(rating):
+            rating = float(sum(rating >= least for least in options.grades))
         gain = {"linear": rating, "binary": 1.0, "gain": 2.0**rating - 1 if rating < 1000 else math.inf}
         value = gain[options.weight_from_rating]
         if not math.isfinite(rating) or not 0 < value <= float(np.finfo(np.float32).max):
@@ -99,19 +102,19 @@ ROWS = st.lists(
     rows=ROWS,
     duplicates=st.sampled_from(["max", "sum", "last", "count"]),
     weight_from_rating=st.sampled_from(["linear", "binary", "gain"]),
-    minimum_rating=st.sampled_from([None, 1.0, 2.0]),
+    below=st.sampled_from([{}, {"minimum_rating": 1.0}, {"minimum_rating": 2.0}, {"grades": (1.0, 2.5, 3.0)}]),
     cores=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     n_buckets=st.integers(1, 5),
 )
 def test_ingest_gives_what_the_twin_gives_and_its_ledger_adds_up(
-    tmp_path, rows, duplicates, weight_from_rating, minimum_rating, cores, n_buckets
+    tmp_path, rows, duplicates, weight_from_rating, below, cores, n_buckets
 ):
     options = IngestOptions(
         weight_column="weight",
         time_column="time",
         duplicates=duplicates,
         weight_from_rating=weight_from_rating,
-        minimum_rating=minimum_rating,
+        **below,
         user_core=cores[0],
         item_core=cores[1],
         reject_limit=1.0,

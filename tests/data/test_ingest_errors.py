@@ -229,6 +229,10 @@ def test_an_interrupt_leaves_nothing(tmp_path):
     [
         ({"user_column": "a", "item_column": "a"}, "user and item column are both 'a'"),
         ({"minimum_rating": 3}, "minimum_rating needs a column of ratings"),
+        ({"grades": (3, 4)}, "grades need a column of ratings"),
+        ({"grades": (4, 3), "weight_column": "r"}, "expected ascending ratings"),
+        ({"grades": (), "weight_column": "r"}, "expected ascending ratings"),
+        ({"grades": (3,), "weight_column": "r", "minimum_rating": 3}, "exclude each other"),
         ({"weight_from_rating": "gain"}, "'gain' needs a column of ratings"),
         ({"reject_limit": 1.5}, "less than or equal to 1"),
         ({"user_core": 0}, "greater than or equal to 1"),

@@ -55,7 +55,7 @@ def test_every_option_reaches_the_dataset(events, tmp_path):
     result = run(
         events, "--output", tmp_path / "d", *COLUMNS, "--weight-column", "stars", "--time-column", "when",
         "--time-unit", "ms", "--format", "csv", "--delimiter", ",", "--id-type", "string",
-        "--weight-from-rating", "gain", "--duplicates", "last", "--k-core", 2, "--item-core", 3,
+        "--grades", "2,4,5", "--weight-from-rating", "gain", "--duplicates", "last", "--k-core", 2, "--item-core", 3,
         "--reject-limit", 0.1, "--split", "leave-last",
         "--n-test", 2, "--n-validation", 1, "--seed", 9, "--shards", 3,
     )  # fmt: skip
@@ -72,6 +72,7 @@ def test_every_option_reaches_the_dataset(events, tmp_path):
         "csv_columns": None,
         "id_type": "string",
         "minimum_rating": None,
+        "grades": [2.0, 4.0, 5.0],
         "weight_from_rating": "gain",
         "duplicates": "last",
         "user_core": 2,
@@ -185,3 +186,11 @@ def test_a_request_to_end_leaves_nothing_behind(events, tmp_path, monkeypatch):
     assert result.exit_code == 128 + signal.SIGTERM
     assert [path.name for path in tmp_path.iterdir()] == ["events.csv"]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_ratings_become_the_gains_of_their_grades(events, tmp_path):
+    chosen = ("--rating-column", "stars", "--grades", "2,4,5", "--weight-from-rating", "gain")
+    assert run(events, "-o", tmp_path / "d", *COLUMNS, *chosen).exit_code == 0
+    # Stars 1 are left out, 2 and 3 are grade 1, 4 is grade 2, 5 is grade 3.
+    assert sorted(set(Dataset.open(tmp_path / "d").read_part("train").weights.tolist())) == [1.0, 3.0, 7.0]
+    assert isinstance(error_of(events, "-o", tmp_path / "e", *COLUMNS, "--grades", "good"), InputError)
