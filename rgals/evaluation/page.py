@@ -117,6 +117,9 @@ def _contents(report: Report) -> dict[str, Any]:
             for number in list_metrics(report)
             if any(key.endswith(f"@{number}") for key in keys)
         ],
+        "is_corrected": any(
+            one.p_holm is not None for comparison in report.comparisons for one in comparison.metrics.values()
+        ),
         "user_wins": wins_table(report.comparisons, labels, styles, "users"),
         "item_wins": wins_table(report.comparisons, labels, styles, "items"),
         "user_buckets": user_bucket_table(models, styles, report.metric),

@@ -209,8 +209,8 @@ def draw_chart(
     y_values = _linear_ticks(y_low, y_high, max(3, int(height // 60)))
     y_texts = _tick_texts(y_values)
     label_width = min(label_room, 34 + max(text_width(one.label) for one in series)) if label_room else 0.0
-    left = max(text_width(text) for text in y_texts) + 14
-    right, top, bottom = width - max(label_width, 26.0), 30.0, height - 42
+    left = round(max(text_width(text) for text in y_texts) + 14, 1)
+    right, top, bottom = round(width - max(label_width, 26.0), 1), 30.0, height - 42
     xs = [x for one in series for x, _ in one.points]
     x_low, x_high = _x_range(xs, is_log)
 

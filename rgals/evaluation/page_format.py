@@ -98,7 +98,7 @@ def p_value(value: float | None) -> str:
         return UNDEFINED
     if value < 0.0001:
         return "< 0.0001"
-    return f"{value:.4f}" if value < 0.01 else f"{value:.2f}"
+    return f"{value:.4f}" if value < 0.1 else f"{value:.2f}"
 
 
 def metric_name(key: str) -> str:

@@ -1,7 +1,7 @@
 """The tables of the report page: cells with text, small print and little bars."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rgals.evaluation.page_format import (
     UNDEFINED,
@@ -90,6 +90,20 @@ class Table:
         """Give the small print of a column."""
         return self.smalls[place] if place < len(self.smalls) else ""
 
+    def without_blanks(self) -> "Table":
+        """Leave out columns in which nothing is defined."""
+        kept = [
+            place
+            for place in range(len(self.columns))
+            if place == 0 or not self.rows or any(row.cells[place - 1].text != UNDEFINED for row in self.rows)
+        ]
+        return Table(
+            self.caption,
+            [self.columns[place] for place in kept],
+            [replace(row, cells=[row.cells[place - 1] for place in kept[1:]]) for row in self.rows],
+            [self.small(place) for place in kept],
+        )
+
     def label(self, place: int) -> str:
         """Give a column's name with its small print, in one line."""
         small = self.small(place).replace("\n", ", ")
@@ -139,7 +153,9 @@ def key_table(report: Report, models: Sequence[ModelSection], styles: Mapping[st
         if anchor is not None:
             cells += [_quality_cell(report, model, anchor), _speed_cell(model, anchor)]
         rows.append(Row(model.label, cells, styles[model.name]))
-    return Table(f"Models by {name} on the {report.protocol.part} part, the best first", columns, rows, smalls)
+    return Table(
+        f"Models by {name} on the {report.protocol.part} part, the best first", columns, rows, smalls
+    ).without_blanks()
 
 
 def _those_that_learn(models: Sequence[ModelSection]) -> list[ModelSection]:
@@ -226,9 +242,7 @@ def metric_table(models: Sequence[ModelSection], styles: Mapping[str, ModelStyle
                 small = f"{fixed(measured.ci_low)} to {fixed(measured.ci_high)}"
             cells.append(Cell(fixed(mean), small, is_best=mean is not None and mean == best[key]))
         rows.append(Row(model.label, cells, styles[model.name]))
-    return Table(
-        f"Means over users for lists of {cutoff}, with intervals", ["model", *(metric_name(key) for key in keys)], rows
-    )
+    return Table(f"Means over users for lists of {cutoff}", ["model", *(metric_name(key) for key in keys)], rows)
 
 
 def comparison_table(report: Report, labels: Mapping[str, str], styles: Mapping[str, ModelStyle], key: str) -> Table:
@@ -262,7 +276,7 @@ def comparison_table(report: Report, labels: Mapping[str, str], styles: Mapping[
     ]  # fmt: skip
     smalls = ["", "", "", "better / worse", "of the mean", "of the ranks", "corrected", "on the reference"]
     caption = f"{metric_name(key)} of {reference} minus that of each other model, paired by user"
-    return Table(caption, columns, rows, smalls)
+    return Table(caption, columns, rows, smalls).without_blanks()
 
 
 def difference_table(report: Report, labels: Mapping[str, str], styles: Mapping[str, ModelStyle], cutoff: int) -> Table:

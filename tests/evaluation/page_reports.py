@@ -246,3 +246,96 @@ def provenance_document() -> dict[str, Any]:
         "seconds": 5581.4,
         "executor": "processes, 2 workers with 1 CPU each",
     }
+
+
+HOSTILE = "<script>document.title='owned'</script>\"'&{{ 7 * 7 }}"
+
+
+def twelve_models() -> Report:
+    """Give a comparison of twelve models, some with names as long as a line and in other scripts."""
+    document = report_document(12)
+    labels = {
+        "rgx": "RG\N{MULTIPLICATION SIGN} with the weights of the users' and items' degrees, 256 factors",
+        "further-other-10": "\u77e9\u9663\u5206\u89e3 with a name in two scripts",
+        "further-trivial-11": "an_unbroken_name_without_any_place_to_break_it_that_goes_on_and_on_for_long",
+    }
+    for model in document["models"]:
+        model["label"] = labels.get(model["name"], model["name"])
+    return Report.model_validate(document)
+
+
+def bare_evaluation(n_models: int = 1) -> Report:
+    """Give an evaluation with nothing but means: no curve, no interval, no provenance."""
+    document = report_document(n_models)
+    document.update(kind="evaluation", created_at=None, provenance=None, left_out=[], sample_users=[], titles={})
+    document["protocol"]["bootstrap"]["n_resamples"] = 0
+    for model in document["models"]:
+        model.update(curve=[], tuning=None, seconds_to_99=None, n_rounds=None, train_s=None, family="other")
+        model.update(user_buckets=[], item_buckets=[], notes=[])
+        for measured in model["metrics"].values():
+            measured.update(ci_low=None, ci_high=None)
+    for comparison in document["comparisons"]:
+        comparison.update(user_buckets=[], item_buckets=[])
+        for one in comparison["metrics"].values():
+            one.update(ci_low=None, ci_high=None, p_bootstrap=None, p_wilcoxon=None, p_holm=None)
+    return Report.model_validate(document)
+
+
+def undefined_numbers() -> Report:
+    """Give a comparison in which every number that may be null is null."""
+    return Report.model_validate(_without_numbers(report_document(3)))
+
+
+def _without_numbers(value: Any, key: str = "") -> Any:
+    nullable = {
+        "mean", "ci_low", "ci_high", "train_s", "evaluate_s", "seconds_to_99", "n_rounds", "objective", "softmax",
+        "surrogate", "ndcg", "tune_s", "best_trial", "best_ndcg", "best_round", "importance", "recall", "share",
+        "p_bootstrap", "p_wilcoxon", "p_holm", "seconds", "memory_bytes", "low", "high",
+    }  # fmt: skip
+    if isinstance(value, dict):
+        is_point, is_bucket = "round" in value, "n_users" in value or "n_items" in value
+        kept = {"train_s"} if is_point else {"low", "high"} if is_bucket else set()
+        return {
+            name: None
+            if (name in nullable - kept and not isinstance(part, dict))
+            or (key == "metrics" and isinstance(part, float))
+            else _without_numbers(part, name)
+            for name, part in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_numbers(part, key) for part in value]
+    return value
+
+
+def hostile_report() -> Report:
+    """Give a comparison in which every text that a user can choose is markup."""
+    document = report_document(2)
+    renamed = {document["models"][0]["name"]: HOSTILE, document["models"][1]["name"]: f"{HOSTILE} 2"}
+    for model in document["models"]:
+        model.update(name=renamed[model["name"]], label=HOSTILE, notes=[HOSTILE], options={HOSTILE: HOSTILE})
+        model["tuning"].update(space={HOSTILE: {"choices": [HOSTILE], "default": HOSTILE}}, importance={HOSTILE: 1.0})
+        model["tuning"]["trials"][16]["options"] = {HOSTILE: HOSTILE}
+        for bucket in (*model["user_buckets"], *model["item_buckets"]):
+            bucket["label"] = HOSTILE
+    for comparison in document["comparisons"]:
+        comparison.update(model=renamed[comparison["model"]], other=renamed[comparison["other"]])
+        for bucket in (*comparison["user_buckets"], *comparison["item_buckets"]):
+            bucket["label"] = HOSTILE
+    for user in document["sample_users"]:
+        user.update(user_id=HOSTILE, lists={renamed[name]: items for name, items in user["lists"].items()})
+        user["seen"] = [HOSTILE, *user["seen"]]
+    document.update(left_out=[{"name": HOSTILE, "reason": HOSTILE}], rgals_version=HOSTILE, created_at=HOSTILE)
+    document["titles"] = dict.fromkeys(document["titles"], HOSTILE)
+    document["provenance"].update(command=HOSTILE, dataset=HOSTILE, executor=HOSTILE, versions={HOSTILE: HOSTILE})
+    document["dataset"]["split"] = {HOSTILE: HOSTILE}
+    return Report.model_validate(document)
+
+
+REPORTS = {
+    "full": full_report,
+    "twelve": twelve_models,
+    "bare": bare_evaluation,
+    "bare-two": lambda: bare_evaluation(2),
+    "undefined": undefined_numbers,
+    "hostile": hostile_report,
+}
