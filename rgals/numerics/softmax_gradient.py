@@ -31,6 +31,7 @@ from rgals.numerics.softmax_gradient_kernels import (
     add_observed,
     combine_tiles,
     exponentiate,
+    longest_row,
     scale_rows,
     shift_scores,
 )
@@ -160,6 +161,8 @@ class SoftmaxGradient:
         n_tiles = len(self._tiles)
         gradients = np.empty_like(vectors)
         losses = np.empty(n_batch, dtype=np.float64)
+        # A score is at most the product of the norms; a little more for its rounding.
+        norms = np.float32(1.0001) * np.sqrt(np.square(vectors).sum(axis=1))
         residuals = self._residuals = np.empty_like(entries.weights)
 
         def fill(corner: tuple[int, int]) -> None:
@@ -167,13 +170,16 @@ class SoftmaxGradient:
             users = slice(first, min(first + _BLOCK_USERS, n_batch))
             start, stop = self._tiles[tile]
             scores = self._scores(tile, n_batch, users)
+            bounds = np.full(len(scores), np.inf, dtype=np.float32)
             np.matmul(vectors[users], items[start:stop].T, out=scores)
             if log_weights is not None:
                 mine = entries.range_of(start, stop)
                 shift_scores(
                     scores, first, start, log_weights[start:stop], entries.user_rows[mine], entries.item_rows[mine]
                 )
-            exponentiate(scores, self._maxima[tile, users], self._sums[tile, users])
+            else:
+                np.multiply(norms[users], longest_row(items[start:stop]), out=bounds)
+            exponentiate(scores, bounds, self._maxima[tile, users], self._sums[tile, users])
             np.matmul(scores, items[start:stop], out=self._partial[tile, users])
 
         def combine(start: int) -> None:

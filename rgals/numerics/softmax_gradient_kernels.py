@@ -11,6 +11,7 @@ __all__ = [
     "combine_tiles",
     "exp_below_zero",
     "exponentiate",
+    "longest_row",
     "normalize",
     "scale_rows",
     "shift_scores",
@@ -22,6 +23,8 @@ _LOG2_E = np.float32(1.44269504088896341)
 _LN2_HIGH = np.float32(0.693359375)
 _LN2_LOW = np.float32(-2.12194440e-4)
 _LOWEST = np.float32(-87.0)
+_HARMLESS = np.float32(42.0)
+"""exp(-2 * 42) is still an ordinary float32, so that scores up to 42 need no maximum taken off."""
 _N_LANES = 64
 _ABSENT = np.float32(-1e30)
 """Score of an item that is not there: finite, so that a tile without any item makes no NaN."""
@@ -49,24 +52,48 @@ def exp_below_zero(x: np.float32) -> np.float32:
 
 
 @kernel
-def exponentiate(tile: Factors, maxima: Weights, sums: Weights) -> None:
-    """Overwrite each row of scores with exp(score - the row's maximum); write the maxima and the sums."""
+def longest_row(values: Factors) -> np.float32:
+    """Give the largest norm of a row."""
+    largest = np.float32(0)
+    for r in range(values.shape[0]):
+        row = values[r]
+        square = np.float32(0)
+        for f in range(row.size):
+            square += row[f] * row[f]
+        largest = square if square > largest else largest
+    longest: np.float32 = np.sqrt(largest)
+    return longest
+
+
+@kernel
+def _maximum(row: Weights, lanes: Weights) -> np.float32:
+    last = row.size - row.size % _N_LANES
+    for lane in range(_N_LANES):
+        lanes[lane] = row[0]
+    for start in range(0, last, _N_LANES):
+        for lane in range(_N_LANES):
+            value = row[start + lane]
+            lanes[lane] = value if value > lanes[lane] else lanes[lane]
+    maximum: np.float32 = lanes[0]
+    for lane in range(_N_LANES):
+        maximum = max(maximum, lanes[lane])
+    for c in range(last, row.size):
+        maximum = max(maximum, row[c])
+    return maximum
+
+
+@kernel
+def exponentiate(tile: Factors, bounds: Weights, maxima: Weights, sums: Weights) -> None:
+    """Overwrite each row of scores s with exp(s - m); write each row's m and its sum.
+
+    m is the row's ``bounds`` where that is small enough: no score is larger in absolute value, so that
+    nothing is lost then. Otherwise m is the row's maximum, which takes as long to find as the rest.
+    """
     n_rows, n_columns = tile.shape
     lanes = np.empty(_N_LANES, dtype=np.float32)
     for r in range(n_rows):
         row = tile[r]
-        for lane in range(_N_LANES):
-            lanes[lane] = row[0]
-        last = n_columns - n_columns % _N_LANES
-        for start in range(0, last, _N_LANES):
-            for lane in range(_N_LANES):
-                value = row[start + lane]
-                lanes[lane] = value if value > lanes[lane] else lanes[lane]
-        maximum = lanes[0]
-        for lane in range(_N_LANES):
-            maximum = max(maximum, lanes[lane])
-        for c in range(last, n_columns):
-            maximum = max(maximum, row[c])
+        maximum = bounds[r] if bounds[r] <= _HARMLESS else _maximum(row, lanes)
         total = np.float32(0)
         for c in range(n_columns):
             value = exp_below_zero(row[c] - maximum)

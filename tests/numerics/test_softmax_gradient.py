@@ -46,7 +46,7 @@ def test_the_exponential_is_right_to_float32_at_all_arguments_below_zero() -> No
     scores = -np.concatenate([np.linspace(0, 87, 200_001), np.geomspace(1e-30, 1, 10_000)]).astype(np.float32)
     tile = np.concatenate([[0], scores]).astype(np.float32)[None]
     maxima, sums = np.empty(1, np.float32), np.empty(1, np.float32)
-    exponentiate(tile, maxima, sums)
+    exponentiate(tile, np.full(len(tile), np.inf, np.float32), maxima, sums)
     expected = np.exp(scores.astype(np.float64))
     assert np.abs(tile[0, 1:] / expected - 1).max() < 5e-7
     assert maxima[0] == 0
@@ -57,11 +57,20 @@ def test_the_exponential_is_right_to_float32_at_all_arguments_below_zero() -> No
 def test_a_tile_is_relative_to_the_maximum_of_each_row(n_columns: int) -> None:
     scores = (30 * np.random.default_rng(n_columns).standard_normal((9, n_columns))).astype(np.float32)
     tile, maxima, sums = scores.copy(), np.empty(9, np.float32), np.empty(9, np.float32)
-    exponentiate(tile, maxima, sums)
+    exponentiate(tile, np.full(len(tile), np.inf, np.float32), maxima, sums)
     np.testing.assert_array_equal(maxima, scores.max(axis=1))
     expected = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
     np.testing.assert_allclose(tile, expected, rtol=2e-5, atol=2e-38)  # the difference is rounded to float32
     np.testing.assert_allclose(sums, expected.sum(axis=1), rtol=2e-5)
+
+
+def test_a_bound_that_is_small_stands_for_the_maximum_and_a_large_one_does_not() -> None:
+    scores = np.random.default_rng(0).uniform(-40, 40, (3, 100)).astype(np.float32)
+    tile, maxima, sums = scores.copy(), np.empty(3, np.float32), np.empty(3, np.float32)
+    exponentiate(tile, np.array([41, 42, 43], np.float32), maxima, sums)
+    np.testing.assert_array_equal(maxima, [41, 42, scores[2].max()])
+    np.testing.assert_allclose(tile, np.exp(scores.astype(np.float64) - maxima[:, None]), rtol=2e-5, atol=0)
+    np.testing.assert_allclose(sums, tile.sum(axis=1, dtype=np.float64), rtol=1e-5)
 
 
 def test_the_twins_gradient_is_the_difference_quotient_of_its_loss() -> None:
