@@ -26,7 +26,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 @pytest.fixture(scope="module")
 def found(dataset: Dataset) -> Evaluation:
     models = [whole_numbered(N_USERS, N_ITEMS, name, seed) for seed, name in enumerate(("a", "b"))]
-    return evaluate(models, dataset, EvaluationOptions(cutoffs=(2, K), n_resamples=10), metric=f"ndcg@{K}")
+    return evaluate(models, dataset, EvaluationOptions(cutoffs=(2, K, 9), n_resamples=10), metric=f"ndcg@{K}")
 
 
 def plain_lists(model: PlainModel, found: Evaluation, k: int) -> list[list[int]]:
@@ -64,6 +64,7 @@ def test_values_without_a_share_join_the_next_and_do_not_stand_alone() -> None:
     degrees = np.array([0, 0, 0, 5, 6])
     buckets = cut_buckets(degrees, degrees, 2)
     assert buckets.low.tolist() == [0, 6]
+    assert cut_buckets(np.array([0, 5, 5]), np.array([0, 5, 5])).labels == ["0\u20135"]
     assert cut_buckets(np.zeros(4, dtype=np.int64), np.zeros(4, dtype=np.int64)).labels == ["0"]
 
 

@@ -30,8 +30,9 @@ def test_one_user_is_chosen_from_each_tenth_by_activity(tmp_path: Path) -> None:
     degrees = users.seen.degrees
     assert len(set(chosen.tolist())) == 10
     assert (np.diff(degrees[chosen]) >= 0).all()
-    for index, position in enumerate(chosen):
-        tenth = np.array_split(np.sort(degrees), 10)[index]
+    tenths = np.array_split(np.sort(degrees), 10)
+    assert [tenth[0] for tenth in tenths] != degrees[chosen].tolist()  # not the least active of each
+    for tenth, position in zip(tenths, chosen, strict=True):
         assert tenth[0] <= degrees[position] <= tenth[-1]
     assert not (np.diff(np.sort(chosen)) == users.n_users // 10).all()  # hashed, not every sixth
 
