@@ -1,5 +1,8 @@
 """The spaces of the losses that rgals trains itself."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from rgals.errors import InputError
@@ -38,3 +41,15 @@ def test_what_cannot_be_searched_is_named():
         family_space(("alpha", "n_factors", "speed"))
     with pytest.raises(InputError, match="found none"):
         family_space(())
+
+
+@pytest.mark.parametrize("name", SEARCHABLE)
+def test_the_documented_ranges_are_those_of_the_space(name):
+    page = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text()
+    squares, expansions = (family_space((name,), loss).dimensions[0] for loss in ("ials", "rgx"))
+    row = re.search(rf"^\| `{name}` \| (.*) to (\S*?)(, log)? \| (.*?) \|", page, re.MULTILINE)
+    assert (float(row[1]), float(row[2]), row[3] is not None) == (expansions.low, expansions.high, expansions.log)
+    other = re.match(r"(.*) to (\S*?)(, log)?$", row[4])
+    found = (expansions.low, expansions.high, expansions.log) if other is None else (
+        float(other[1]), float(other[2]), other[3] is not None)  # fmt: skip
+    assert found == (squares.low, squares.high, squares.log)
