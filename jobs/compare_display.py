@@ -47,7 +47,11 @@ class CompareDisplay:
         """Show an event."""
         match event:
             case StageEvent():
-                budget = f", {event.n_trials} trials" if event.stage == "tune" and event.n_trials else ""
+                budget = (
+                    f", {event.n_trials} trial{'s' if event.n_trials != 1 else ''}"
+                    if event.stage == "tune" and event.n_trials
+                    else ""
+                )
                 done = ": done before" if event.is_reused else ""
                 where = f"{self._positions.get(event.model, 0)}/{self._n_models}"
                 self._line(f"{event.model} ({where}): {_STAGES[event.stage]}{budget}{done}")
