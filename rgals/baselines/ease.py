@@ -12,11 +12,10 @@ from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.linalg import lapack
-from threadpoolctl import threadpool_limits
 
-from rgals.baselines.ease_kernels import copy_triangle, fill_gram, quadratic_forms
+from rgals.baselines.ease_kernels import fill_gram, quadratic_forms
 from rgals.baselines.model import FittedScorer, ItemScores, RoundClock, Watch
+from rgals.baselines.symmetric_inverse import invert_in_place
 from rgals.errors import CapacityError, NumericalError
 from rgals.execution.doctor_machine import read_memory
 from rgals.names import Factors, Float64Array, Offsets
@@ -121,7 +120,7 @@ def fit_ease(
     options : EaseOptions or None
         None takes the defaults.
     n_threads : int or None
-        Number of threads, of LAPACK too; None uses every processor.
+        Number of threads; None uses every processor. No score depends on it.
     watch : callable or None
         Called once, when all is done.
 
@@ -139,10 +138,10 @@ def fit_ease(
 
     Notes
     -----
-    With n the smaller of the numbers of users and items (or as ``form`` says): 4 n² bytes, inverted in place, and about
-    n³ multiplications. Scores are computed for a block of users at a time. The last bits of LAPACK's inverse
-    depend on the number of threads; nothing else does. By users, the diagonal of P is a difference that loses
-    digits where ``reg`` is thousands of times smaller than an item's number of interactions.
+    With n the smaller of the numbers of users and items (or as ``form`` says): 4 n² bytes, inverted in
+    place, and about n³ multiplications. Scores are computed for a block of users at a time. By users, the
+    diagonal of P is a difference that loses digits where ``reg`` is thousands of times smaller than an
+    item's number of interactions.
 
     References
     ----------
@@ -169,10 +168,9 @@ def fit_ease(
         scores = _ItemWeights(train, weights)
     seconds = clock.seconds
     described = chosen.model_dump() | {"form": "users" if by_users else "items"}
-    notes = (f"inverted by LAPACK with {threads} threads; their number changes the last bits",)
 
     def model_at(train_s: float) -> FittedScorer:
-        return FittedScorer("ease", train_s, described, train.n_columns, scores, notes)
+        return FittedScorer("ease", train_s, described, train.n_columns, scores)
 
     clock.end_round(1, None, model_at)
     return model_at(seconds)
@@ -198,16 +196,10 @@ def _invert_gram(rows: InteractionRows, columns: InteractionRows, reg: float, n_
     """Give the inverse of A Aᵀ + reg·I, for A given by rows and by columns, all of it in one array."""
     matrix = np.zeros((rows.n_rows, rows.n_rows), dtype=np.float32)
     fill_gram(rows, columns, reg, matrix, n_threads=n_threads)
-    # The lower triangle of an array in C order is the upper one of its transpose, which LAPACK works on in place.
-    with threadpool_limits(n_threads, "blas"):
-        factor, failed = lapack.spotrf(matrix.T, lower=0, clean=0, overwrite_a=1)
-        if not failed:
-            inverse, failed = lapack.spotri(factor, lower=0, overwrite_c=1)
-    if failed:
-        raise NumericalError(f"ease: the matrix is not positive definite in float32 (reg={reg}); choose a larger reg")
-    if not np.may_share_memory(inverse, matrix):
-        matrix = inverse.T  # LAPACK copied after all
-    copy_triangle(matrix, n_threads=n_threads)
+    try:
+        invert_in_place(matrix, n_threads=n_threads)
+    except NumericalError as error:
+        raise NumericalError(f"ease: the matrix to invert is {error} (reg={reg}); choose a larger reg") from error
     return matrix
 
 

@@ -1,4 +1,4 @@
-"""Kernels of EASE: gram matrices of sparse rows, symmetric matrices, quadratic forms."""
+"""Kernels of EASE: gram matrices of sparse rows, and quadratic forms."""
 
 import numpy as np
 
@@ -7,10 +7,9 @@ from rgals.numerics.compile import kernel
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.threads import run_blocks
 
-__all__ = ["copy_triangle", "fill_gram", "quadratic_forms"]
+__all__ = ["fill_gram", "quadratic_forms"]
 
 _ROWS_PER_BLOCK = 64
-_TILE = 64
 
 
 def fill_gram(rows: InteractionRows, columns: InteractionRows, reg: float, gram: Factors, *, n_threads: int) -> None:
@@ -37,19 +36,6 @@ def fill_gram(rows: InteractionRows, columns: InteractionRows, reg: float, gram:
 
     # The last rows have the longest parts of the triangle.
     run_blocks(fill, range(0, rows.n_rows, _ROWS_PER_BLOCK)[::-1], n_threads)
-
-
-def copy_triangle(matrix: Factors, *, n_threads: int) -> None:
-    """Copy the lower triangle of a square matrix to the upper one.
-
-    Parameters
-    ----------
-    matrix : float32 array of shape (n_rows, n_rows)
-        Written to.
-    n_threads : int
-        Number of threads.
-    """
-    run_blocks(lambda start: _copy_tiles(start, matrix), range(0, len(matrix), _TILE), n_threads)
 
 
 def quadratic_forms(rows: InteractionRows, matrix: Factors, *, n_threads: int) -> Float64Array:
@@ -107,16 +93,6 @@ def _fill_gram_rows(
                     break
                 sums[other] += weight * column_weights[place]
         sums[row] += np.float32(reg)
-
-
-@kernel
-def _copy_tiles(start: int, matrix: Factors) -> None:
-    n_rows = matrix.shape[0]
-    stop = min(start + _TILE, n_rows)
-    for first in range(start, n_rows, _TILE):
-        for below in range(first, min(first + _TILE, n_rows)):
-            for row in range(start, min(stop, below)):
-                matrix[row, below] = matrix[below, row]
 
 
 @kernel
