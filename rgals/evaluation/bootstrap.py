@@ -1,5 +1,7 @@
 """Bootstrap of means over users: confidence intervals and p-values from the same resamples."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from rgals.errors import InputError
@@ -59,41 +61,48 @@ def bootstrap_intervals(
             f"bootstrap: expected n_resamples of at least 0 and a level between 0 and 1, "
             f"found {n_resamples} and {level}"
         )
-    means = resample_means(values, n_resamples=n_resamples, seed=seed, n_threads=n_threads)
+    (means,) = resample_means([values], n_resamples=n_resamples, seed=seed, n_threads=n_threads)
     return percentile_intervals(means, level)
 
 
-def resample_means(values: Float64Array, *, n_resamples: int, seed: int, n_threads: int | None = None) -> Float64Array:
-    """Give the means of each row of values under resampling of the users.
+def resample_means(
+    tables: Sequence[Float64Array], *, n_resamples: int, seed: int, n_threads: int | None = None
+) -> list[Float64Array]:
+    """Give the means of each row of several tables under one resampling of the users.
 
     Parameters
     ----------
-    values : float64 array of shape (n_metrics, n_users)
-        One value for each user, finite.
+    tables : sequence of float64 arrays of shape (n_metrics, n_users)
+        One for each model: one value for each user, finite; all over the same users.
     n_resamples : int
         Number of resamples.
     seed : int
-        Together with a resample's number the key of its draws: the same users are drawn for any
-        values of as many users, so that the means of two models may be subtracted.
+        Together with a resample's number the key of its draws: the same users are drawn for every
+        table, so that the means of two models may be subtracted.
     n_threads : int or None
         Number of threads; None uses every processor. The result does not depend on it.
 
     Returns
     -------
-    float64 array of shape (n_resamples, n_metrics)
-        Without rows if there are no users.
+    list of float64 arrays of shape (n_resamples, n_metrics)
+        In the order of the tables; without rows if there are no users. The means of a table do not
+        depend on the others.
 
     Raises
     ------
     InputError
-        If ``n_resamples`` is negative.
+        If ``n_resamples`` is negative, or the tables differ in their number of users.
     """
-    if n_resamples < 0:
-        raise InputError(f"bootstrap: expected n_resamples of at least 0, found {n_resamples}")
-    n_metrics, n_users = values.shape
-    if n_resamples == 0 or n_users == 0 or n_metrics == 0:
-        return np.zeros((0, n_metrics))
-    by_user = np.ascontiguousarray(values.T)
+    numbers = {table.shape[1] for table in tables}
+    if n_resamples < 0 or len(numbers) > 1:
+        raise InputError(
+            f"bootstrap: expected n_resamples of at least 0 and tables over the same users, found {n_resamples} "
+            f"and tables of {sorted(numbers)} users"
+        )
+    n_users = max(numbers, default=0)
+    if n_resamples == 0 or n_users == 0:
+        return [np.zeros((0, table.shape[0])) for table in tables]
+    by_user = [np.ascontiguousarray(table.T) for table in tables]
     # Blocks do not depend on the number of threads, so the products have the same shapes and bits.
     block_rows = max(1, min(64, _BLOCK_COUNTS // n_users))
     blocks = [range(start, min(start + block_rows, n_resamples)) for start in range(0, n_resamples, block_rows)]
@@ -102,7 +111,7 @@ def resample_means(values: Float64Array, *, n_resamples: int, seed: int, n_threa
         blocks,
         available_threads() if n_threads is None else n_threads,
     )
-    return np.concatenate(means)
+    return [np.concatenate(of_table) for of_table in zip(*means, strict=True)]
 
 
 def percentile_intervals(means: Float64Array, level: float) -> tuple[Float64Array, Float64Array]:
@@ -155,12 +164,11 @@ def bootstrap_p_values(means: Float64Array) -> Float64Array:
     return p_values
 
 
-def _resample_means(by_user: Float64Array, resamples: range, seed: int) -> Float64Array:
-    """Give the means of some resamples, float64 of shape (n_resamples, n_metrics)."""
-    n_users = by_user.shape[0]
+def _resample_means(by_user: Sequence[Float64Array], resamples: range, seed: int) -> list[Float64Array]:
+    """Give the means of some resamples, float64 of shape (n_resamples, n_metrics) for each table."""
+    n_users = by_user[0].shape[0]
     counts = np.empty((len(resamples), n_users), dtype=np.float64)
     for row, resample in enumerate(resamples):
         generator = np.random.Generator(np.random.Philox(key=np.array([seed, resample], dtype=np.uint64)))
         counts[row] = np.bincount(generator.integers(0, n_users, n_users), minlength=n_users)
-    means: Float64Array = counts @ by_user / n_users
-    return means
+    return [counts @ table / n_users for table in by_user]

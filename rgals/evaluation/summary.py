@@ -137,13 +137,9 @@ def build_report(
     if not known.keys() <= by_name.keys():
         raise InputError(f"build_report: expected details of {', '.join(names)}, found those of {', '.join(known)}")
     threads = available_threads() if n_threads is None else n_threads
-    means = {
-        name: resample_means(
-            np.array(list(value.by_user.values())),
-            n_resamples=options.n_resamples, seed=options.seed, n_threads=threads,
-        )
-        for name, value in by_name.items()
-    }  # fmt: skip
+    tables = [np.array(list(value.by_user.values())) for value in values]
+    resampled = resample_means(tables, n_resamples=options.n_resamples, seed=options.seed, n_threads=threads)
+    means = dict(zip(names, resampled, strict=True))
     measured = _Measured(users, options, chosen, bucket_users(users), bucket_items(users), means, threads)
     others = [by_name[name] for name in names if name != compared]
     sample = _describe_sample(dataset, users, values, measured.k)

@@ -114,7 +114,7 @@ def test_rounding_around_zero_is_on_neither_side() -> None:
 
 def test_the_p_value_is_small_about_when_the_interval_leaves_out_zero() -> None:
     values = np.random.default_rng(0).normal(np.linspace(0, 0.3, 60)[:, None], 1, (60, 150))
-    means = resample_means(values, n_resamples=999, seed=0)
+    (means,) = resample_means([values], n_resamples=999, seed=0)
     low, _ = percentile_intervals(means, 0.95)
     is_left_out = low > 0
     assert (is_left_out == (bootstrap_p_values(means) <= 0.052))[np.abs(low) > 0.002].all()
@@ -123,17 +123,26 @@ def test_the_p_value_is_small_about_when_the_interval_leaves_out_zero() -> None:
 
 def test_without_a_difference_one_p_value_in_twenty_is_below_a_twentieth() -> None:
     values = np.random.default_rng(1).exponential(size=(300, 200)) - 1
-    p_values = bootstrap_p_values(resample_means(values, n_resamples=400, seed=0))
+    p_values = bootstrap_p_values(resample_means([values], n_resamples=400, seed=0)[0])
     assert 0.02 < (p_values < 0.05).mean() < 0.1
 
 
 def test_the_difference_of_two_models_resamples_is_the_resample_of_their_difference() -> None:
     first, second = random_values(3, seed=0), random_values(3, seed=1)
-    resampled = [resample_means(values, n_resamples=50, seed=3) for values in (first, second, first - second)]
+    resampled = resample_means([first, second, first - second], n_resamples=50, seed=3)
     np.testing.assert_allclose(resampled[0] - resampled[1], resampled[2], atol=1e-14)
 
 
+def test_other_models_do_not_change_a_models_resamples() -> None:
+    first, second = random_values(3, seed=0), random_values(2, seed=1)
+    together = resample_means([first, second], n_resamples=130, seed=3, n_threads=2)
+    for table, means in zip((first, second), together, strict=True):
+        np.testing.assert_array_equal(resample_means([table], n_resamples=130, seed=3, n_threads=1)[0], means)
+
+
 def test_without_resamples_p_values_are_undefined() -> None:
-    assert np.isnan(bootstrap_p_values(resample_means(random_values(), n_resamples=0, seed=0))).all()
+    assert np.isnan(bootstrap_p_values(resample_means([random_values()], n_resamples=0, seed=0)[0])).all()
     with pytest.raises(InputError, match="n_resamples of at least 0"):
-        resample_means(random_values(), n_resamples=-1, seed=0)
+        resample_means([random_values()], n_resamples=-1, seed=0)
+    with pytest.raises(InputError, match=r"tables of \[200, 201\] users"):
+        resample_means([random_values(), random_values(3, 201)], n_resamples=1, seed=0)
