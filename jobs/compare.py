@@ -1,6 +1,5 @@
 """``rgals compare``: models tuned with equal budgets on validation, ranked once on test; a report and a page."""
 
-import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,13 +18,13 @@ from jobs.executor_options import (
     WorkersOption,
     read_executor_options,
 )
+from jobs.report_details import describe_run
 from rgals.data.dataset import Dataset
-from rgals.errors import InputError, RgalsError
+from rgals.data.storage import Folder, redact
+from rgals.errors import InputError, OutputExistsError, RgalsError
 from rgals.evaluation.page import write_page
-from rgals.evaluation.provenance import describe_provenance
 from rgals.evaluation.report import REPORT_NAME, write_report
-from rgals.execution import ExecutorOptions, open_executor
-from rgals.numerics.threads import available_threads
+from rgals.execution import open_executor
 from rgals.tuning.compare import compare as compare_models
 from rgals.tuning.compare_folder import ComparisonFolder
 from rgals.tuning.compare_options import CompareOptions
@@ -48,7 +47,7 @@ def compare(
     ],
     *,
     output: Annotated[
-        Path,
+        str,
         typer.Option(
             "--output", "-o", metavar="REPORT", help="Folder for report.json, report.html and what is resumed."
         ),
@@ -115,7 +114,8 @@ def compare(
         raise InputError(f"--reference: expected one of {', '.join(options.models)}, found {reference!r}")
     where = read_executor_options(executor, threads, address, workers, worker_cpus)
     opened = Dataset.open(dataset)
-    folder = ComparisonFolder(output / "comparison")
+    place = _output_folder(output)
+    folder = ComparisonFolder(place / "comparison")
     folder.open(options.identity(opened.fingerprint), resume=_RESUME[resume], overwrite=overwrite)
     if time_again:
         folder.drop_measurements(options.models)
@@ -132,21 +132,13 @@ def compare(
     except KeyboardInterrupt:
         print(f"rgals: interrupted; the same command goes on with what is in {output}", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    provenance = describe_provenance(
-        dataset,
-        opened.fingerprint,
-        command=shlex.join(["rgals", *sys.argv[1:]]),
-        started_at=started,
-        seconds=(datetime.now(UTC) - started).total_seconds(),
-        executor=_name_executor(where, executor),
-    )
-    report = build_comparison_report(found, opened, provenance, reference=reference)
-    write_report(report, output / REPORT_NAME)
-    write_page(report, output / _PAGE_NAME)
+    report = build_comparison_report(found, opened, describe_run(opened, started, where), reference=reference)
+    write_report(report, place / REPORT_NAME)
+    write_page(report, place / _PAGE_NAME)
     print_table(report)
     console = Console()
     for name in (REPORT_NAME, _PAGE_NAME):
-        console.print(f"Wrote {output / name}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"Wrote {place / name}", markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -205,10 +197,14 @@ def _read_options(
         raise InputError(f"{flag}: {first['msg']}, found {first['input']!r}") from error
 
 
-def _name_executor(options: ExecutorOptions, kind: str) -> str:
-    if kind == "in-process":
-        return f"in-process, {options.threads or available_threads()} threads"
-    return f"ray, workers: {options.workers or 'one on each node'}, CPUs each: {options.worker_cpus or 'all'}"
+def _output_folder(location: str) -> Path:
+    """Give the folder of the report, which is on a local disk."""
+    folder = Folder.at(location).local_path if "://" not in location else None
+    if folder is None:
+        raise InputError(f"--output {redact(location)}: reports are written to local disks; choose a local folder")
+    if folder.exists() and not folder.is_dir():
+        raise OutputExistsError(f"--output {folder}: a file is in the way; choose another folder")
+    return folder
 
 
 if __name__ == "__main__":

@@ -104,3 +104,11 @@ def test_the_evaluation_job_compares_where_models_are_named(dataset, tmp_path):
     )
     assert failed.returncode == 1
     assert failed.stderr.startswith("rgals: error: models: expected some of rg2")
+
+
+def test_a_report_is_written_to_a_local_folder(dataset, tmp_path):
+    with pytest.raises(InputError, match="local disks"):
+        run_compare(dataset, "--models", "popularity", *QUICK, "--output", "s3://bucket/report")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputExistsError, match="in the way"):
+        run_compare(dataset, "--models", "popularity", *QUICK, "--output", tmp_path / "file")
