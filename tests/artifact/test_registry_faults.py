@@ -203,8 +203,10 @@ def test_a_publisher_that_was_overtaken_is_judged_again_and_may_be_refused(tmp_p
             return judgement()
         return judgement("worse than the new one")
 
-    found = publish(registry, models[2], judge)
+    copied = []
+    found = publish(registry, models[2], judge, progress=lambda *amounts: copied.append(amounts))
     assert shown == ["v00001", "v00002"]
+    assert not copied
     assert (found.event.action, found.event.previous) == ("refused", "v00002")
     assert read_current(registry).version == "v00002"
 
