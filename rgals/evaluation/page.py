@@ -18,6 +18,7 @@ from rgals.evaluation.page_format import (
     plain,
     seconds,
     short,
+    unbroken,
 )
 from rgals.evaluation.page_pictures import (
     ModelStyle,
@@ -68,7 +69,7 @@ def render_page(report: Report) -> str:
     )
     environment.filters.update(
         count=count, fixed=fixed, metric=metric_name, option=option_value, percent=percent, seconds=seconds,
-        short=short, bytes=bytes_text,
+        short=short, bytes=bytes_text, unbroken=unbroken,
     )  # fmt: skip
     return environment.get_template("page.html.j2").render(_contents(report))
 

@@ -1,6 +1,7 @@
 """Numbers as the report page shows them: short, in words where a sign would need an explanation."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = [
     "short",
     "signed",
     "times",
+    "unbroken",
 ]
 
 UNDEFINED = "—"
@@ -60,7 +62,10 @@ def short(value: float | None, n_significant: int = 3) -> str:
 
 def plain(value: float | None) -> str:
     """Write a chosen number, such as an option, without the zeros that say nothing."""
-    return UNDEFINED if value is None else f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
+    if value is None:
+        return UNDEFINED
+    text = f"{value:,.0f}" if value == round(value) and abs(value) < 1e9 else f"{value:.4g}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def count(value: int | None) -> str:
@@ -125,6 +130,11 @@ def option_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(option_value(part) for part in value) or "none"
     return "none" if value is None else str(value)
+
+
+def unbroken(text: str) -> str:
+    """Keep numbers on the line of their unit, and p-values on that of their p."""
+    return re.sub(r"(?<=\d) (?=s\b)|(?<=\bp) (?=[=<])|(?<=[=<]) (?=\d)", "\N{NO-BREAK SPACE}", text)
 
 
 def bytes_text(value: int | None) -> str:

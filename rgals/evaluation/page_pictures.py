@@ -144,9 +144,10 @@ def reach_sentence(report: Report) -> str:
             never.append(model.label)
         else:
             reached.append((first, model.label))
-    listed = ", ".join(f"{label} after {seconds(first)}" for first, label in sorted(reached))
+    # Names may hold commas.
+    listed = "; ".join(f"{label} after {seconds(first)}" for first, label in sorted(reached))
     sentence = f"One level for all: {fixed(level)}, which is 99% of the best of {strongest.label}. Reached by {listed}"
-    return f"{sentence}; not reached by {', '.join(never)}." if never else f"{sentence}."
+    return f"{sentence}. Not reached by {'; '.join(never)}." if never else f"{sentence}."
 
 
 def _best_ndcg(curve: Sequence[CurvePoint]) -> float | None:

@@ -272,9 +272,9 @@ def comparison_table(report: Report, labels: Mapping[str, str], styles: Mapping[
         )
     columns = [
         "against", "difference", f"{percent(report.protocol.bootstrap.level, 0)} interval", "users",
-        "bootstrap p", "Wilcoxon p", "Holm p", "verdict",
+        "bootstrap", "Wilcoxon", "Holm", "verdict",
     ]  # fmt: skip
-    smalls = ["", "", "", "better / worse", "of the mean", "of the ranks", "corrected", "on the reference"]
+    smalls = ["", "", "", "better / worse", "p of the mean", "p of the ranks", "p corrected", "on the reference"]
     caption = f"{metric_name(key)} of {reference} minus that of each other model, paired by user"
     return Table(caption, columns, rows, smalls).without_blanks()
 

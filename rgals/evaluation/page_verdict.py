@@ -233,7 +233,9 @@ def _speed_fact(reference: ModelSection, opponent: ModelSection) -> str | None:
             continue
         ratio = max(own, other) / min(own, other)
         fast, slow = (reference, opponent) if own <= other else (opponent, reference)
-        taken = f"{fast.label} reaches {what} {seconds(min(own, other))}, {slow.label} after {seconds(max(own, other))}"
+        taken = (
+            f"{fast.label} reaches {what} {seconds(min(own, other))} and {slow.label} after {seconds(max(own, other))}"
+        )
         if ratio < _ALIKE:
             return f"Both train about equally fast: {taken}."
         return f"{fast.label} trains {times(ratio)} times as fast: {taken}."
@@ -268,5 +270,5 @@ def _trivial_fact(report: Report, reference: ModelSection) -> str | None:
 def _left_out_facts(report: Report) -> tuple[str, ...]:
     if not report.left_out:
         return ()
-    names = ", ".join(left.name for left in report.left_out)
-    return (f"Not measured: {names}; the reason is given below.",)
+    names = "; ".join(left.name for left in report.left_out)
+    return (f"Not measured: {names}. The reason is given below.",)

@@ -217,7 +217,7 @@ def test_hits_of_sample_users_are_marked_and_counted() -> None:
         for item_id in user.held_out
     )
     assert page.count('<li class="hit">✓') == n_hits + n_found
-    assert page.count("<summary><bdi>user-") == 10
+    assert page.count("<summary>User <bdi>user-") == 10
 
 
 def test_long_lists_are_cut_and_say_so() -> None:

@@ -145,7 +145,7 @@ def test_the_level_of_the_best_softmax_is_the_same_for_all() -> None:
     sentence = reach_sentence(Report.model_validate(document))
     assert re.match(
         r"One level for all: 0\.1175, which is 99% of the best of softmax-cosine\. "
-        r"Reached by rgx-weighted after 0\.075 s, softmax-cosine after 202 s; not reached by rgx, rg2,",
+        r"Reached by rgx-weighted after 0\.075 s; softmax-cosine after 202 s\. Not reached by rgx; rg2;",
         sentence,
     )
     assert "popularity" not in sentence

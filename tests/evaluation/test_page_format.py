@@ -14,6 +14,7 @@ from rgals.evaluation.page_format import (
     short,
     signed,
     times,
+    unbroken,
 )
 
 MINUS = "\N{MINUS SIGN}"
@@ -61,7 +62,14 @@ def test_numbers_of_any_size_are_short() -> None:
     assert [short(value) for value in (0, 1234567.0, 0.00123456, -2.5, 1.5e12, 2e-9)] == [
         "0", "1,234,567", "0.00123", f"{MINUS}2.50", "1.50e12", f"2.00e{MINUS}9",
     ]  # fmt: skip
-    assert [plain(value) for value in (0.2, 3.0, 0.03303, -0.5)] == ["0.2", "3", "0.03303", f"{MINUS}0.5"]
+    assert [plain(value) for value in (0.2, 3.0, 0.03303, -0.5, 1e4, 1e-6)] == [
+        "0.2",
+        "3",
+        "0.03303",
+        f"{MINUS}0.5",
+        "10,000",
+        f"1e{MINUS}06",
+    ]
 
 
 def test_what_is_undefined_is_a_dash_everywhere() -> None:
@@ -83,6 +91,13 @@ def test_metrics_have_the_names_that_people_use() -> None:
 def test_options_are_one_line() -> None:
     assert option_value({"a": [1, 0.25], "b": None, "c": True, "d": {}}) == "a: 1, 0.25, b: none, c: yes, d: none"
     assert option_value([]) == "none"
+
+
+def test_a_number_stays_on_the_line_of_its_unit() -> None:
+    assert unbroken("after 0.27 s; 12 sets, p = 0.01 or p < 0.1") == (
+        "after 0.27\N{NO-BREAK SPACE}s; 12 sets, p\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}0.01 "
+        "or p\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}0.1"
+    )
 
 
 def test_bytes_have_the_largest_unit_that_fits() -> None:

@@ -157,7 +157,7 @@ def test_a_model_that_does_not_beat_popularity_is_named() -> None:
 
 
 def test_models_left_out_are_named_at_the_top() -> None:
-    assert verdict_of(report_document())[1][-1] == "Not measured: ease; the reason is given below."
+    assert verdict_of(report_document())[1][-1] == "Not measured: ease. The reason is given below."
 
 
 def test_the_correction_is_said_when_there_are_several_comparisons() -> None:
