@@ -85,7 +85,7 @@ def tune(
         int, typer.Option(metavar="N", help="Users of the sample on which trials are watched and cut; 0: all.")
     ] = 5000,
     judged_users: Annotated[
-        int, typer.Option(metavar="N", help="Users on whom the trials that were not cut are judged; 0: all.")
+        int, typer.Option(metavar="N", help="Users on whom trials that come near the best are judged; 0: all.")
     ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the search, the samples and the starting factors.")] = 0,
     resume: Annotated[

@@ -1,5 +1,6 @@
-"""What a search tries next: the defaults, a few points spread over the space, then what models the best so far."""
+"""What a search tries next: what did well elsewhere, a few points spread over the space, then what a model proposes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from rgals.tuning.space import SearchSpace
 __all__ = ["N_STARTING_POINTS", "make_sampler", "starting_point"]
 
 N_STARTING_POINTS = 6
-"""Trials before the sampler has enough to model: the defaults, and points spread over the space."""
+"""Trials before the sampler has enough to model: the defaults, known settings, and points spread over the space."""
 
 
 def starting_point(space: SearchSpace, seed: int, number: int) -> dict[str, Any] | None:
@@ -29,14 +30,17 @@ def starting_point(space: SearchSpace, seed: int, number: int) -> dict[str, Any]
     Returns
     -------
     dict or None
-        The defaults for trial 0, points of a scrambled Sobol sequence for the next, then None.
+        The defaults for trial 0, the known settings, points of a scrambled Sobol sequence for the next, then None.
     """
-    if number == 0 or not space.dimensions:
+    first: tuple[Mapping[str, Any], ...] = (space.defaults(), *space.known)
+    if not space.dimensions:
         return space.defaults()
+    if number < len(first):
+        return {name: first[number][name] for name in space.names}
     if number >= N_STARTING_POINTS:
         return None
     points = qmc.Sobol(len(space.dimensions), scramble=True, rng=_number(seed, 0)).random_base2(3)
-    return space.at(dict(zip(space.names, points[number - 1].tolist(), strict=True)))
+    return space.at(dict(zip(space.names, points[number - len(first)].tolist(), strict=True)))
 
 
 def make_sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:

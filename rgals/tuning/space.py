@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -130,19 +130,27 @@ class SearchSpace:
     ----------
     dimensions : tuple of Dimension
         May be empty: then there is one trial, the defaults.
+    known : tuple of mapping
+        Other settings that did well somewhere, with a value of each option; tried after the defaults.
 
     Raises
     ------
     InputError
-        If two dimensions have one name.
+        If two dimensions have one name, or a known setting is outside the space.
     """
 
     dimensions: tuple[Dimension, ...]
+    known: tuple[Mapping[str, Value], ...] = ()
 
     def __post_init__(self) -> None:
         names = self.names
         if len(set(names)) != len(names):
             raise InputError(f"search space: expected different names, found {', '.join(names)}; leave one out")
+        for setting in self.known:
+            if set(setting) != set(names):
+                raise InputError(f"search space: expected a setting of {', '.join(names)}, found {dict(setting)}")
+            for dimension in self.dimensions:
+                replace(dimension, default=setting[dimension.name])  # checks the value
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -192,4 +200,5 @@ class SearchSpace:
             raise InputError(
                 f"search space: expected options of {', '.join(known)}, found {', '.join(missing)}; correct the names"
             )
-        return SearchSpace(tuple(known[name] for name in names))
+        settings = tuple({name: setting[name] for name in names} for setting in self.known)
+        return SearchSpace(tuple(known[name] for name in names), settings)

@@ -277,6 +277,7 @@ def _describe(identity: Mapping[str, Any], space: SearchSpace, seed: int) -> dic
         **identity,
         "seed": seed,
         "space": space.describe(),
+        "known": [dict(setting) for setting in space.known],
         "whole_numbers": [dimension.name for dimension in space.dimensions if dimension.is_int],
         "format_version": FORMAT_VERSION,
     }

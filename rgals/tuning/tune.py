@@ -1,7 +1,7 @@
 """The search for the options of one loss: trainings watched on the validation part, the good ones judged on all of it.
 
 Ranking costs far more than a sweep. So a trial is watched, and cut, on a sample of the validation users, and only a
-trial that was not cut is ranked for all of them, at its best sweep.
+trial that comes near the best is ranked for all of them, at its best sweep.
 """
 
 import time
@@ -22,9 +22,12 @@ from rgals.tuning.rg_space import family_space
 from rgals.tuning.search import search
 from rgals.tuning.space import SearchSpace
 from rgals.tuning.study import FinishedTrial, Study
-from rgals.tuning.trial import CurvePoint, Pruner, TrialResult
+from rgals.tuning.trial import CurvePoint, Pruner, TrialResult, best_point
 
-__all__ = ["TuneOptions", "best_config", "run_trial", "search_identity", "tune"]
+__all__ = ["WORTH_JUDGING", "TuneOptions", "best_config", "run_trial", "search_identity", "tune"]
+
+WORTH_JUDGING = 0.97
+"""A trial is judged on all users if the sample gives it this share of the best so far."""
 
 _CHOSEN_HERE = ("loss", "n_factors", "n_sweeps", "patience", "seed", "validation_cutoff", "validation_gains",
                 "validation_users", "validate_every", "softmax_users")  # fmt: skip
@@ -53,7 +56,7 @@ class TuneOptions:
     watched_users : int
         Users of the sample on which trials are watched and cut; 0 takes all.
     judged_users : int
-        Users on whom a trial that was not cut is judged; 0 takes all.
+        Users on whom a trial that comes near the best is judged; 0 takes all.
     seed : int
         Of the search, the samples and the starting factors.
     fixed : mapping
@@ -170,7 +173,17 @@ def tune(
             if on_sweep is not None:
                 on_sweep(number, point)
 
-        return run_trial(dataset, options, values, pruner, executor, n_validated=n_validated, listener=listen)
+        reached = [best.ndcg for trial in study.trials if (best := best_point(trial.result.curve)) is not None]
+        return run_trial(
+            dataset,
+            options,
+            values,
+            pruner,
+            executor,
+            n_validated=n_validated,
+            judged_from=WORTH_JUDGING * max(reached, default=0.0),
+            listener=listen,
+        )
 
     return search(
         study,
@@ -190,9 +203,10 @@ def run_trial(
     executor: Executor,
     *,
     n_validated: int,
+    judged_from: float = 0.0,
     listener: Callable[[CurvePoint], None] | None = None,
 ) -> TrialResult:
-    """Train with some values, watched on the small sample; judge on the large one unless it was cut.
+    """Train with some values, watched on the small sample; judge on the large one where it is worth it.
 
     Parameters
     ----------
@@ -208,14 +222,17 @@ def run_trial(
         Who trains.
     n_validated : int
         Users with validation interactions.
+    judged_from : float
+        NDCG on the small sample below which a trial is not judged, as it cannot be the best.
     listener : callable or None
         Told of each sweep.
 
     Returns
     -------
     TrialResult
-        The curve is of the small sample, ``best_ndcg`` of the large one. For that the training is repeated up to its
-        best sweep, which gives the same factors again and keeps none in between.
+        The curve is of the small sample, ``best_ndcg`` of the large one, unless the trial was cut or not judged. To
+        judge it, the training is repeated up to its best sweep, which gives the same factors again and keeps none in
+        between.
     """
     started = time.perf_counter()
     n_watched, n_judged = (min(n or n_validated, n_validated) for n in (options.watched_users, options.judged_users))
@@ -233,6 +250,9 @@ def run_trial(
     found = replace(found, options=dict(values))
     if not found.is_scored or n_watched == n_judged:
         return found
+    if found.best_ndcg < judged_from:
+        reason = "far below the best on the sample of users, so not judged on all"
+        return replace(found, reason=reason if found.reason is None else f"{found.reason}; {reason}")
     again = {**options.fixed, **values, "validate_every": found.best_round}
     last = replace(rules, n_sweeps=found.best_round, validation_users=options.judged_users)
     judged = run_training(last, again, Pruner(), executor)

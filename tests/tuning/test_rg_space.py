@@ -16,7 +16,8 @@ def test_every_value_of_a_space_is_a_valid_training_option(loss):
     space = family_space(SEARCHABLE, loss)
     for position in (0.0, 0.5, 1.0):
         TrainingConfig(loss=loss, **space.at(dict.fromkeys(space.names, position)))
-    TrainingConfig(loss=loss, **space.defaults())
+    for setting in (space.defaults(), *space.known):
+        TrainingConfig(loss=loss, **setting)
 
 
 def test_the_search_begins_with_the_defaults_of_training():
@@ -47,7 +48,7 @@ def test_what_cannot_be_searched_is_named():
 def test_the_documented_ranges_are_those_of_the_space(name):
     page = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text()
     squares, expansions = (family_space((name,), loss).dimensions[0] for loss in ("ials", "rgx"))
-    row = re.search(rf"^\| `{name}` \| (.*) to (\S*?)(, log)? \| (.*?) \|", page, re.MULTILINE)
+    row = re.search(rf"^\| `{name}` \| (.*?) to (\S*?)(, log)? \| (.*?) \|", page, re.MULTILINE)
     assert (float(row[1]), float(row[2]), row[3] is not None) == (expansions.low, expansions.high, expansions.log)
     other = re.match(r"(.*) to (\S*?)(, log)?$", row[4])
     found = (expansions.low, expansions.high, expansions.log) if other is None else (

@@ -25,3 +25,12 @@ def test_the_defaults_come_first_then_points_spread_over_the_space():
 def test_the_points_depend_on_the_seed_alone():
     assert np.array_equal(points(1), points(1))
     assert not np.array_equal(points(1), points(2))
+
+
+def test_known_settings_come_right_after_the_defaults():
+    known = ({"y": 0.25, "x": 0.125}, {"x": 0.75, "y": 1.0})
+    space = SearchSpace(PLANE.dimensions, known)
+    assert [starting_point(space, 1, number) for number in (0, 1, 2)] == [{"x": 0.5, "y": 0.5}, *known]
+    assert list(starting_point(space, 1, 1)) == ["x", "y"]
+    assert starting_point(space, 1, 3) == starting_point(PLANE, 1, 1)
+    assert starting_point(space, 1, N_STARTING_POINTS) is None

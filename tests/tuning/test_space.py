@@ -81,3 +81,12 @@ def test_part_of_a_space_keeps_the_order_that_is_asked_for():
         SPACE.select(("depth", "speed"))
     with pytest.raises(InputError, match="expected different names"):
         SearchSpace((SPACE.dimensions[0], SPACE.dimensions[0]))
+
+
+def test_known_settings_are_checked_and_go_with_the_part_that_is_chosen():
+    setting = {"rate": 0.5, "tilt": 0.25, "depth": 2, "kind": "round"}
+    space = SearchSpace(SPACE.dimensions, (setting,))
+    assert space.select(("tilt", "rate")).known == ({"tilt": 0.25, "rate": 0.5},)
+    for wrong in ({"rate": 0.5}, {**setting, "speed": 1}, {**setting, "rate": 2.0}, {**setting, "kind": "square"}):
+        with pytest.raises(InputError, match="search space"):
+            SearchSpace(SPACE.dimensions, (wrong,))

@@ -209,6 +209,7 @@ def test_what_was_not_asked_for_cannot_be_told(path):
         ({"identity": {"dataset": "abc"}}, "model: 'toy' there, None here"),
         ({"seed": 4}, "seed: 3 there, 4 here"),
         ({"space": SPACE.select(("rate", "tilt"))}, "space: "),
+        ({"space": SearchSpace(SPACE.dimensions, (SPACE.at(dict.fromkeys(SPACE.names, 0.5)),))}, "known: [] there"),
         ({"space": SearchSpace((*SPACE.dimensions[:2], Dimension("depth", 1, 10, default=3), SPACE.dimensions[3]))},
          "whole_numbers: ['depth'] there, [] here"),
     ],

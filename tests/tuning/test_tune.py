@@ -11,7 +11,7 @@ from rgals.training.config import TrainingConfig
 from rgals.training.trainer import train
 from rgals.tuning.study import Study
 from rgals.tuning.trial import Pruner
-from rgals.tuning.tune import TuneOptions, best_config, run_trial, search_identity, tune
+from rgals.tuning.tune import WORTH_JUDGING, TuneOptions, best_config, run_trial, search_identity, tune
 from tests.jobs.test_train import write_dataset
 from tests.training.executors import PicklingExecutor
 from tests.tuning.datasets import write_held_out_users
@@ -56,6 +56,15 @@ def test_a_trial_that_is_cut_is_not_judged(dataset):
     assert found.best_ndcg == max(point.ndcg for point in found.curve)
 
 
+def test_a_trial_far_below_the_best_on_the_sample_is_not_judged(dataset):
+    watched = trial(dataset, replace(OPTIONS, judged_users=150)).best_ndcg
+    below, near = (trial(dataset, judged_from=watched + margin) for margin in (1e-9, 0.0))
+    assert (below.best_ndcg, below.state) == (watched, "complete")
+    assert below.reason == "far below the best on the sample of users, so not judged on all"
+    assert near.best_ndcg != watched
+    assert near.reason is None
+
+
 @pytest.mark.parametrize("sizes", [{"watched_users": 0}, {"watched_users": 700}, {"judged_users": 150}])
 def test_a_sample_of_one_size_is_ranked_once(dataset, sizes, monkeypatch):
     calls = []
@@ -98,6 +107,12 @@ def test_a_search_finds_better_options_and_its_configuration_repeats_the_best(da
         best = study.best.result
         assert study.n_trials == 10
         assert best.best_ndcg > study.trials[0].result.best_ndcg
+        reached = 0.0
+        for result in (found.result for found in study.trials):
+            highest = max(point.ndcg for point in result.curve)
+            is_judged = result.best_ndcg != highest
+            assert is_judged == (result.is_scored and highest >= WORTH_JUDGING * reached)
+            reached = max(reached, highest)
         assert seen[:4] == [(0, 1), (0, 2), (0, 3), (0, 4)]
     config = best_config(OPTIONS, best)
     assert (config.n_sweeps, config.patience, config.solver) == (best.best_round, None, "exact")
