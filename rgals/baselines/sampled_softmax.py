@@ -84,7 +84,7 @@ class _SampledFit(SoftmaxFit):
         super().__init__("sampled-softmax", train, options)
         degrees = np.bincount(train.columns, minlength=train.n_columns)
         self._sampler = ItemSampler(np.maximum(degrees, 1.0) ** options.proposal_exponent, options.n_samples)
-        self._draws = self._generator(3)
+        self._draws = self._generator(2)
         self._places: Rows = np.empty(train.n_columns, dtype=np.int32)
         most = min(options.batch_users, max(1, self._active.size))
         self._gradient = SoftmaxGradient(most, self._sampler.most, options.n_factors, n_threads)

@@ -44,7 +44,8 @@ class SoftmaxOptions(BaseModel):
     l2: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Ridge per unit of interaction weight."""
     init_scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """The starting entries are normal with standard deviation ``init_scale / sqrt(n_factors)``."""
+    """Items start with normal entries of standard deviation ``init_scale / sqrt(n_factors)``, users in the
+    direction of their items' sum with the length ``init_scale``."""
     seed: int = Field(default=0, ge=0)
     """Key of the starting vectors and of every draw."""
 
@@ -70,10 +71,10 @@ class SoftmaxFit(ABC):
         self._active: Offsets = np.flatnonzero(train.degrees).astype(np.int64)
         n_batches = -(-self._active.size // options.batch_users)
         self._batch_bounds = np.linspace(0, self._active.size, n_batches + 1).astype(np.int64)
-        self._users = self._draw(train.n_rows, 0)
-        self._items = self._draw(train.n_columns, 1)
-        self._users[train.degrees == 0] = 0
-        self._user_adam, self._item_adam = Adam(self._users), Adam(self._items)
+        self._items = self._draw_items()
+        self._users = self._sum_up_items()
+        # A user's last gradient is an epoch old: momentum would follow where the items no longer are.
+        self._user_adam, self._item_adam = Adam(self._users, beta1=0.0), Adam(self._items)
 
     @abstractmethod
     def _step_items(
@@ -100,7 +101,7 @@ class SoftmaxFit(ABC):
 
     def _run_epoch(self, epoch: int) -> float:
         """Go once through all users; give the loss per unit of weight, each batch's before its step."""
-        order = self._generator(2, epoch).permutation(self._active)
+        order = self._generator(1, epoch).permutation(self._active)
         n_batches = self._batch_bounds.size - 1
         total_loss, total_weight = 0.0, 0.0
         for batch in range(n_batches):
@@ -148,11 +149,17 @@ class SoftmaxFit(ABC):
         solve = partial(_fold_in, items, self._options.l2, temperature)
         return FittedBaseline(self._name, seconds, self._options.model_dump(), users, items, solve)
 
-    def _draw(self, n_rows: int, stream: int) -> Factors:
-        n_factors = self._options.n_factors
-        drawn = self._generator(stream).standard_normal((n_rows, n_factors), dtype=np.float32)
-        drawn *= np.float32(self._options.init_scale / math.sqrt(n_factors))
+    def _draw_items(self) -> Factors:
+        options = self._options
+        drawn = self._generator(0).standard_normal((self._train.n_columns, options.n_factors), dtype=np.float32)
+        drawn *= np.float32(options.init_scale / math.sqrt(options.n_factors))
         return drawn
+
+    def _sum_up_items(self) -> Factors:
+        """Start each user in the direction of its items' weighted sum: a first epoch from chance would be lost."""
+        sums = np.asarray(self._train.to_scipy() @ self._items, dtype=np.float32)
+        normalize(sums, np.float32(self._options.init_scale), sums, np.empty(len(sums), np.float32))
+        return sums
 
     def _generator(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng([self._options.seed, *stream])

@@ -44,6 +44,14 @@ def test_equal_popularities_are_drawn_equally_often() -> None:
     assert np.abs(counts / 4000 - 0.25).max() < 0.04
 
 
+def test_stretches_begin_elsewhere_in_every_sample_so_that_neighbors_meet() -> None:
+    sampler = ItemSampler(np.ones(40), 10)
+    generator = np.random.default_rng(3)
+    samples = [sampler.draw(generator)[0] for _ in range(500)]
+    for pair in ((0, 3), (4, 7), (2, 5)):  # the first two would share a stretch if they all began at a multiple of 4
+        assert any(np.isin(pair, rows).all() for rows in samples)
+
+
 @pytest.mark.parametrize(("popularity", "n_samples"), [([1.0, 0.0], 1), ([1.0, np.nan], 1), ([1.0, 1.0], 0)])
 def test_what_cannot_be_drawn_from_is_refused(popularity: list[float], n_samples: int) -> None:
     with pytest.raises(InputError, match="positive finite popularities"):

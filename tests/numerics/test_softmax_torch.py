@@ -59,7 +59,6 @@ def test_a_fit_with_one_batch_an_epoch_is_the_same_model_in_pytorch(scores: str)
     options = SoftmaxOptions(
         n_factors=4, n_epochs=12, scores=scores, temperature=0.3, learning_rate=0.02, batch_users=30, l2=0.05, seed=3
     )
-    start = {}
     losses = []
 
     def watch(round_) -> bool:
@@ -67,24 +66,26 @@ def test_a_fit_with_one_batch_an_epoch_is_the_same_model_in_pytorch(scores: str)
         return True
 
     found = fit_softmax(rows, options, n_threads=1, watch=watch)
-    for name, n_rows, stream in (("users", 30, 0), ("items", 50, 1)):
-        drawn = np.random.default_rng([3, stream]).standard_normal((n_rows, 4), dtype=np.float32) * np.float32(0.5)
-        start[name] = torch.nn.Parameter(torch.from_numpy(drawn))
-    optimizer = torch.optim.Adam(list(start.values()), lr=0.02)
+    drawn = np.random.default_rng([3, 0]).standard_normal((50, 4), dtype=np.float32) * np.float32(0.5)
+    sums = torch.from_numpy(rows.to_scipy() @ drawn)
+    users, items = (
+        torch.nn.Parameter(torch.nn.functional.normalize(sums, dim=1)),
+        torch.nn.Parameter(torch.from_numpy(drawn)),
+    )
+    optimizer = torch.optim.Adam([{"params": [users], "betas": (0.0, 0.999)}, {"params": [items]}], lr=0.02)
     weights = torch.from_numpy(dense_weights(rows).astype(np.float32))
     by_user, by_item, total = weights.sum(1), weights.sum(0), float(weights.sum())
     for epoch in range(12):
-        p, q = start["users"], start["items"]
-        loss = torch_loss(p, q, weights, 0.3 if scores == "cosine" else None) / total
+        loss = torch_loss(users, items, weights, 0.3 if scores == "cosine" else None) / total
         assert losses[epoch] == pytest.approx(loss.item(), rel=1e-4)
-        ridge = (by_user @ p.square().sum(1) + by_item @ q.square().sum(1)) / total
+        ridge = (by_user @ users.square().sum(1) + by_item @ items.square().sum(1)) / total
         optimizer.zero_grad()
         (loss + 0.05 / 2 * ridge).backward()
         optimizer.step()
     with torch.no_grad():
-        expected = start["users"] @ start["items"].T
+        expected = users @ items.T
         if scores == "cosine":
-            expected = expected / start["users"].norm(dim=1, keepdim=True) / start["items"].norm(dim=1)
+            expected = expected / users.norm(dim=1, keepdim=True) / items.norm(dim=1)
     has_entries = rows.degrees > 0
     np.testing.assert_allclose(
         (found.user_factors @ found.item_factors.T)[has_entries], expected.numpy()[has_entries], rtol=1e-3, atol=1e-3
