@@ -1,6 +1,6 @@
 """Seconds per epoch of the softmax baseline, side by side with the same model in PyTorch in one run.
 
-    pip install torch --index-url https://download.pytorch.org/whl/cpu
+    pip install torch==2.13.0
     python benchmarks/softmax_epoch.py --data DATA --factors 64,128 --epochs 3 --json softmax_epoch.json
 
 DATA is a Parquet file with the columns user_id and item_id, or a folder written by ``rgals ingest``. The

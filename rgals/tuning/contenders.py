@@ -127,18 +127,18 @@ _PAPER = ("alpha", "reg", "nu")
 
 _COSINE = SearchSpace(
     (
-        Dimension("temperature", 0.04, 0.25, log=True, default=0.09),
-        Dimension("learning_rate", 0.005, 0.1, log=True, default=0.03),
-        Dimension("l2", 1e-6, 1e-1, log=True, default=1e-4),
+        Dimension("temperature", 0.05, 0.2, log=True, default=0.1),
+        Dimension("learning_rate", 0.02, 0.2, log=True, default=0.05),
+        Dimension("user_learning_rate", 0.05, 0.5, log=True, default=0.2),
     )
 )
 _DOT = SearchSpace(
     (
-        Dimension("learning_rate", 0.001, 0.1, log=True, default=0.01),
-        Dimension("l2", 1e-4, 1.0, log=True, default=3e-2),
+        Dimension("learning_rate", 0.003, 0.1, log=True, default=0.02),
+        Dimension("user_learning_rate", 0.02, 0.5, log=True, default=0.1),
+        Dimension("l2", 1e-4, 1.0, log=True, default=0.01),
     )
 )
-
 _IALS = SearchSpace(
     (
         Dimension("reg", 1e-3, 100.0, log=True, default=1.0),
