@@ -134,9 +134,9 @@ _COSINE = SearchSpace(
 )
 _DOT = SearchSpace(
     (
-        Dimension("learning_rate", 0.003, 0.1, log=True, default=0.02),
-        Dimension("user_learning_rate", 0.02, 0.5, log=True, default=0.1),
-        Dimension("l2", 1e-4, 1.0, log=True, default=0.01),
+        Dimension("learning_rate", 0.003, 0.1, log=True, default=0.01),
+        Dimension("user_learning_rate", 0.03, 0.5, log=True, default=0.1),
+        Dimension("l2", 0.01, 1.0, log=True, default=0.2),
     )
 )
 _IALS = SearchSpace(
