@@ -168,15 +168,15 @@ CONTENDERS: dict[str, Contender] = {
         _family("rg2-degree", "RG², degree weights", "rg2", _DEGREES),
         _family("rgx-degree", "RG\u00d7, degree weights", "rgx", _DEGREES),
         Contender(
-            "softmax", "softmax, dot product", "softmax", _DOT, 40, 5,
+            "softmax", "softmax, dot product", "softmax", _DOT, 60, 5,
             baseline=_baseline(SoftmaxOptions, fit_softmax, rounds="n_epochs", scores="dot"),
         ),
         Contender(
-            "softmax-cosine", "softmax, cosine", "softmax", _COSINE, 40, 5,
+            "softmax-cosine", "softmax, cosine", "softmax", _COSINE, 60, 5,
             baseline=_baseline(SoftmaxOptions, fit_softmax, rounds="n_epochs", scores="cosine"),
         ),
         Contender(
-            "sampled-softmax", "sampled softmax, cosine", "softmax", _COSINE, 40, 5,
+            "sampled-softmax", "sampled softmax, cosine", "softmax", _COSINE, 60, 5,
             baseline=_baseline(SampledSoftmaxOptions, fit_sampled_softmax, rounds="n_epochs", scores="cosine"),
         ),
         Contender(
