@@ -109,9 +109,7 @@ def fit_bpr(
         def model_at(train_s: float) -> FittedBaseline:
             users = np.ascontiguousarray(bpr.user_factors, dtype=np.float32)
             items = np.ascontiguousarray(bpr.item_factors, dtype=np.float32)
-            if is_cold.any():
-                users = users.copy()  # implicit goes on to use its own
-                users[is_cold] = 0
+            users[is_cold] = 0  # no step reads them
 
             def solve(rows: InteractionRows, n_threads: int) -> Factors:
                 return _solve(rows, items, negatives, max(chosen.reg, _FOLD_IN_MIN_REG), n_threads)
