@@ -1,8 +1,9 @@
 """What is tried first."""
 
 import numpy as np
+import optuna
 
-from rgals.tuning.sampling import N_STARTING_POINTS, starting_point
+from rgals.tuning.sampling import N_STARTING_POINTS, make_sampler, starting_point
 from rgals.tuning.space import Dimension, SearchSpace
 
 PLANE = SearchSpace((Dimension("x", 0, 1, default=0.5), Dimension("y", 0, 1, default=0.5)))
@@ -34,3 +35,16 @@ def test_known_settings_come_right_after_the_defaults():
     assert list(starting_point(space, 1, 1)) == ["x", "y"]
     assert starting_point(space, 1, 3) == starting_point(PLANE, 1, 1)
     assert starting_point(space, 1, N_STARTING_POINTS) is None
+
+
+def test_proposals_depend_on_the_seed_and_the_number_of_the_trial():
+    def proposal(seed, number):
+        with_history = optuna.create_study(direction="maximize", sampler=make_sampler(seed, number))
+        distributions = PLANE.distributions()
+        for index, (x, y) in enumerate(points(5).tolist()):
+            found = optuna.trial.create_trial(params={"x": x, "y": y}, distributions=distributions, value=index / 10)
+            with_history.add_trial(found)
+        return tuple(PLANE.sample(with_history.ask()).values())
+
+    assert proposal(3, 7) == proposal(3, 7)
+    assert len({proposal(3, 7), proposal(3, 8), proposal(4, 7), proposal(4, 8)}) == 4

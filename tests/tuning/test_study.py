@@ -1,6 +1,7 @@
 """Studies on disk: durable, resumable, owned by one process, and the same after a resume."""
 
 import json
+import logging
 import math
 import os
 import signal
@@ -275,12 +276,22 @@ def test_a_full_disk_leaves_the_study_as_it_was(path, monkeypatch):
         assert study.ask() == [(number, options)]
 
 
-def test_optuna_says_nothing_and_keeps_its_own_settings(path, capfd):
+def test_optuna_says_nothing_and_keeps_its_own_settings(path):
+    said = []
+    listener = logging.Handler()
+    listener.emit = said.append
     verbosity = optuna.logging.get_verbosity()
-    with open_study(path) as study:
-        search(study, run, budget_trials=9)
-        assert study.importance()
-    assert capfd.readouterr() == ("", "")
+    logger = logging.getLogger("optuna")
+    logger.addHandler(listener)
+    try:
+        optuna.create_study()
+        assert len(said) == 1, "left alone, it speaks"
+        with open_study(path) as study:
+            search(study, run, budget_trials=9)
+            assert study.importance()
+    finally:
+        logger.removeHandler(listener)
+    assert len(said) == 1
     assert optuna.logging.get_verbosity() == verbosity
 
 
