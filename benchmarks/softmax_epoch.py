@@ -37,7 +37,7 @@ class TorchSoftmax:
         self.users = torch.nn.Embedding(rows.n_rows, shape, sparse=True)
         self.items = torch.nn.Parameter(torch.randn(rows.n_columns, shape) * scale)
         torch.nn.init.normal_(self.users.weight, std=scale)
-        self.user_steps = torch.optim.SparseAdam(self.users.parameters(), lr=options.learning_rate)
+        self.user_steps = torch.optim.SparseAdam(self.users.parameters(), lr=options.user_learning_rate)
         self.item_steps = torch.optim.Adam([self.items], lr=options.learning_rate, fused=True)
 
     def run_epoch(self, epoch: int) -> float:

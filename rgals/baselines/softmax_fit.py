@@ -33,13 +33,13 @@ class SoftmaxOptions(BaseModel):
     """``p . q``, or ``p . q / (|p| |q| temperature)``."""
     temperature: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     """Divides cosine scores; dot scores know none."""
-    learning_rate: float = Field(default=0.02, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=0.05, gt=0, allow_inf_nan=False)
     """Adam's step length for items."""
-    user_learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Adam's step length for users, who take one step an epoch; None: as for items."""
-    decay: Literal["constant", "cosine"] = "constant"
+    user_learning_rate: float = Field(default=0.2, gt=0, allow_inf_nan=False)
+    """Adam's step length for users: longer than the items', since a user takes one step an epoch."""
+    decay: Literal["constant", "cosine"] = "cosine"
     """Whether the learning rates stay, or fall along half a cosine wave to 0 at the end."""
-    batch_users: int = Field(default=256, ge=1)
+    batch_users: int = Field(default=128, ge=1)
     """Users of a step."""
     l2: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Ridge per unit of interaction weight."""
@@ -136,7 +136,7 @@ class SoftmaxFit(ABC):
             through_norm(gradients, vectors, norms, scale)
         ridges = options.l2 / weight * np.add.reduceat(weights, rows.indptr[:-1])
         gradients += ridges.astype(np.float32)[:, None] * raw
-        self._user_adam.step_rows(users, gradients, (options.user_learning_rate or options.learning_rate) * fall)
+        self._user_adam.step_rows(users, gradients, options.user_learning_rate * fall)
         return float(losses.sum()), weight
 
     def _model_at(self, seconds: float) -> FittedBaseline:

@@ -15,7 +15,9 @@ from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.topk import top_k
 from tests.numerics.softmax_twin import user_losses
 
-SMALL = SoftmaxOptions(n_factors=8, n_epochs=6, batch_users=50, learning_rate=0.05, seed=1)
+SMALL = SoftmaxOptions(
+    n_factors=8, n_epochs=6, batch_users=50, learning_rate=0.05, user_learning_rate=0.05, decay="constant", seed=1
+)
 
 
 @cache

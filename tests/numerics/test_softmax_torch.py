@@ -57,7 +57,16 @@ def test_adam_is_pytorchs() -> None:
 def test_a_fit_with_one_batch_an_epoch_is_the_same_model_in_pytorch(scores: str) -> None:
     _, _, rows = problem(30, 50, 4)
     options = SoftmaxOptions(
-        n_factors=4, n_epochs=12, scores=scores, temperature=0.3, learning_rate=0.02, batch_users=30, l2=0.05, seed=3
+        n_factors=4,
+        n_epochs=12,
+        scores=scores,
+        temperature=0.3,
+        learning_rate=0.02,
+        user_learning_rate=0.03,
+        decay="constant",
+        batch_users=30,
+        l2=0.05,
+        seed=3,
     )
     losses = []
 
@@ -72,7 +81,7 @@ def test_a_fit_with_one_batch_an_epoch_is_the_same_model_in_pytorch(scores: str)
         torch.nn.Parameter(torch.nn.functional.normalize(sums, dim=1)),
         torch.nn.Parameter(torch.from_numpy(drawn)),
     )
-    optimizer = torch.optim.Adam([{"params": [users], "betas": (0.0, 0.999)}, {"params": [items]}], lr=0.02)
+    optimizer = torch.optim.Adam([{"params": [users], "lr": 0.03, "betas": (0.0, 0.999)}, {"params": [items]}], lr=0.02)
     weights = torch.from_numpy(dense_weights(rows).astype(np.float32))
     by_user, by_item, total = weights.sum(1), weights.sum(0), float(weights.sum())
     for epoch in range(12):
