@@ -251,6 +251,14 @@ def test_a_journal_of_something_else_is_left_alone(path):
     assert path.read_bytes() == before
 
 
+def test_a_study_that_does_not_say_what_it_searches_is_refused(path):
+    path.parent.mkdir()
+    backend = optuna.storages.journal.JournalFileBackend(str(path))
+    optuna.create_study(storage=optuna.storages.JournalStorage(backend), study_name="rgals").ask()
+    with pytest.raises(DataError, match="does not say what it searches"):
+        open_study(path)
+
+
 def test_a_place_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):

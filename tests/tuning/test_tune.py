@@ -92,7 +92,11 @@ def test_trials_do_not_depend_on_executor_or_threads(dataset):
     assert ndcgs[0] == ndcgs[1] == ndcgs[2]
 
 
-def test_a_search_finds_better_options_and_its_configuration_repeats_the_best(dataset, tmp_path):
+@pytest.mark.parametrize("share", [WORTH_JUDGING, 1.0])
+def test_a_search_finds_better_options_and_its_configuration_repeats_the_best(dataset, tmp_path, share, monkeypatch):
+    from rgals.tuning import tune as module
+
+    monkeypatch.setattr(module, "WORTH_JUDGING", share)
     executor = InProcessExecutor(2)
     seen = []
     with Study.open(tmp_path / "study", search_identity(dataset, OPTIONS), OPTIONS.space) as study:
@@ -111,7 +115,7 @@ def test_a_search_finds_better_options_and_its_configuration_repeats_the_best(da
         for result in (found.result for found in study.trials):
             highest = max(point.ndcg for point in result.curve)
             is_judged = result.best_ndcg != highest
-            assert is_judged == (result.is_scored and highest >= WORTH_JUDGING * reached)
+            assert is_judged == (result.is_scored and highest >= share * reached)
             reached = max(reached, highest)
         assert seen[:4] == [(0, 1), (0, 2), (0, 3), (0, 4)]
     config = best_config(OPTIONS, best)
