@@ -112,3 +112,18 @@ def test_a_report_is_written_to_a_local_folder(dataset, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputExistsError, match="in the way"):
         run_compare(dataset, "--models", "popularity", *QUICK, "--output", tmp_path / "file")
+
+
+@pytest.mark.slow
+def test_on_ray_the_numbers_are_those_of_one_process(dataset, tmp_path):
+    models, ray = "rg2,softmax-cosine,popularity", ("--executor", "ray", "--workers", "1", "--worker-cpus", "2")
+    run_compare(dataset, "--models", models, *QUICK, "--output", tmp_path / "here")
+    command = [sys.executable, "-m", "jobs.evaluate", str(dataset), "--models", models, *QUICK, *ray]
+    found = subprocess.run([*command, "--output", str(tmp_path / "ray")], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    here, there = (read_report(tmp_path / name / "report.json") for name in ("here", "ray"))
+    assert "ray, workers: 1" in there.provenance.executor
+    for one, two in zip(here.models, there.models, strict=True):
+        assert (one.name, one.metrics, one.n_rounds) == (two.name, two.metrics, two.n_rounds)
+        if one.tuning is not None:
+            assert [trial.options for trial in one.tuning.trials] == [trial.options for trial in two.tuning.trials]
