@@ -31,6 +31,7 @@ from rgals.baselines.simple import fit_popularity, fit_random
 from rgals.data.dataset import Dataset
 from rgals.errors import InputError, RgalsError
 from rgals.evaluation.evaluator import evaluate as evaluate_models
+from rgals.evaluation.page import write_page
 from rgals.evaluation.per_user import per_user_path, write_per_user
 from rgals.evaluation.protocol import EvaluationOptions, ScoringModel
 from rgals.evaluation.report import Difference, Measurement, Report, check_report_path, headline_metric, write_report
@@ -72,6 +73,9 @@ def evaluate(
     name: Annotated[
         str | None, typer.Option(help="Name of the model in the report.", show_default="the name of its folder")
     ] = None,
+    page: Annotated[
+        bool, typer.Option("--page", help="Write a page to read beside the report: NAME.html, without network.")
+    ] = False,
     per_user: Annotated[
         bool, typer.Option("--per-user", help="Write every user's values to a Parquet file beside the report.")
     ] = False,
@@ -117,6 +121,8 @@ def evaluate(
             found = evaluate_models(
                 models, data, options, details=details, n_threads=threads, executor=workforce, progress=progress
             )
+    if page:
+        write_page(found.report, path.with_suffix(".html"))
     if per_user:
         write_per_user(found, data.user_ids, per_user_path(path))
     provenance = describe_run(data, started_at, where)
@@ -126,6 +132,8 @@ def evaluate(
     _print_summary(report)
     console = Console()
     console.print(f"Wrote {path}", markup=False, highlight=False, soft_wrap=True)
+    if page:
+        console.print(f"Wrote {path.with_suffix('.html')}", markup=False, highlight=False, soft_wrap=True)
     if per_user:
         console.print(f"Wrote {per_user_path(path)}", markup=False, highlight=False, soft_wrap=True)
 

@@ -129,6 +129,32 @@ def test_the_models_lists_are_judged_by_the_dataset(folders: tuple[Path, Path], 
     assert document["models"][0]["metrics"]["precision@4"]["ci_low"] is None
 
 
+def test_a_page_stands_beside_the_report_when_asked_for(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    model, dataset = folders
+    run(
+        model,
+        "-d",
+        dataset,
+        "-k",
+        4,
+        "-o",
+        tmp_path / "r.json",
+        "--bootstrap",
+        0,
+        "--baselines",
+        "none",
+        "--name",
+        "mine",
+    )
+    assert not (tmp_path / "r.html").exists()
+    arguments = ("-k", 4, "-o", tmp_path / "r.json", "--overwrite", "--baselines", "popularity", "--name", "mine")
+    found = run(model, "-d", dataset, *arguments, "--page")
+    page = (tmp_path / "r.html").read_text()
+    assert "mine" in page
+    assert page.startswith("<!DOCTYPE html>")
+    assert "r.html" in found.stdout
+
+
 def test_a_model_of_another_dataset_is_matched_by_id_with_a_warning(folders: tuple[Path, Path], tmp_path: Path) -> None:
     location = folders[1]
     write_parity_model(tmp_path / "other", Dataset.open(location), "0" * 64, first_item=6)
