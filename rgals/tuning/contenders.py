@@ -142,23 +142,25 @@ _DOT = SearchSpace(
 _IALS = SearchSpace(
     (
         Dimension("reg", 1e-3, 100.0, log=True, default=1.0),
-        Dimension("alpha", 0.3, 300.0, log=True, default=10.0),
+        Dimension("alpha", 0.3, 300.0, log=True, default=20.0),
     )
 )
 _BPR = SearchSpace(
     (
-        Dimension("learning_rate", 0.005, 0.2, log=True, default=0.05),
+        Dimension("learning_rate", 0.01, 0.3, log=True, default=0.05),
         Dimension("reg", 1e-4, 0.1, log=True, default=0.01),
     )
 )
 _NEIGHBORS = SearchSpace(
     (
-        Dimension("similarity", choices=("cosine", "tf-idf", "bm25"), default="cosine"),
-        Dimension("n_neighbors", 10, 500, log=True, default=100, is_int=True),
+        Dimension("similarity", choices=("cosine", "tf-idf", "bm25"), default="bm25"),
+        Dimension("n_neighbors", 10, 1000, log=True, default=50, is_int=True),
+        Dimension("k1", 0.05, 10.0, log=True, default=0.4),
+        Dimension("b", 0.0, 1.0, default=0.4),
     )
 )
 
-_EASE = SearchSpace((Dimension("reg", 1.0, 10_000.0, log=True, default=200.0),))
+_EASE = SearchSpace((Dimension("reg", 3.0, 3000.0, log=True, default=100.0),))
 
 CONTENDERS: dict[str, Contender] = {
     contender.name: contender
