@@ -2,6 +2,7 @@
 
 import csv
 
+import numpy as np
 import pytest
 
 from rgals.tuning.results import draw_search, write_trials
@@ -45,6 +46,10 @@ def test_the_picture_has_a_panel_for_each_option(trials, tmp_path, n_trials, mon
     assert panels[0][0].get_ylabel() == "validation NDCG@20"
     points = [sum(len(drawn.get_offsets()) for drawn in axes.collections) for axes in panels[0]]
     assert points == [min(n_trials, 8)] * 5 + [0], "a failed trial has no point"
+    scores = [trial.result.best_ndcg if trial.result.is_scored else 0.0 for trial in trials[: min(n_trials, 8)]]
+    line = panels[0][0].lines[0]
+    assert line.get_ydata().tolist() == np.maximum.accumulate(scores).tolist()
+    assert line.get_xdata().tolist() == list(range(1, len(scores) + 1))
 
 
 def test_hopeless_trials_do_not_press_the_others_into_a_line(tmp_path, monkeypatch):

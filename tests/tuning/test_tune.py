@@ -16,7 +16,7 @@ from tests.jobs.test_train import write_dataset
 from tests.training.executors import PicklingExecutor
 from tests.tuning.datasets import write_held_out_users
 
-OPTIONS = TuneOptions(n_factors=5, n_sweeps=5, patience=2, watched_users=150, fixed={"solver": "exact"})
+OPTIONS = TuneOptions(n_factors=5, n_sweeps=5, patience=2, watched_users=150, fixed={"solver": "cg", "cg_steps": 1})
 VALUES = {"alpha": 0.1, "reg": 0.3, "nu": 0.5, "user_exponent": -0.2, "item_exponent": 0.0}
 
 
@@ -31,21 +31,21 @@ def trial(dataset, options=OPTIONS, pruner=None, executor=None, **more):
 
 
 def trained(dataset, **options):
-    settings = {"loss": "rgx", "n_factors": 5, "softmax_users": 0, "solver": "exact", **VALUES, **options}
+    settings = {"loss": "rgx", "n_factors": 5, "softmax_users": 0, "solver": "cg", "cg_steps": 1, **VALUES, **options}
     config = TrainingConfig(**settings)
     validation = dataset.read_part("validation")
     return train(dataset, config, executor=InProcessExecutor(2), validation=validation)
 
 
 def test_a_trial_is_watched_on_the_sample_and_judged_on_all_users(dataset):
-    found = trial(dataset)
-    watched = trained(dataset, n_sweeps=5, validation_users=150)
-    assert len(found.curve) == 5
+    found = trial(dataset, replace(OPTIONS, n_sweeps=9))
+    watched = trained(dataset, n_sweeps=9, validation_users=150)
+    assert len(found.curve) == 9 > found.best_round
     assert (found.best_round, max(point.ndcg for point in found.curve)) == (watched.best_sweep, watched.best_ndcg)
     judged = trained(dataset, n_sweeps=found.best_round, validation_users=0, validate_every=99)
     assert found.best_ndcg == judged.best_ndcg != watched.best_ndcg
     assert found.options == VALUES
-    assert [point.round for point in found.curve] == [1, 2, 3, 4, 5]
+    assert [point.round for point in found.curve] == list(range(1, 10))
     assert found.curve[0].objective > found.curve[-1].objective
     assert 0 < found.curve[0].train_s < found.curve[-1].train_s < found.seconds
 
@@ -119,7 +119,7 @@ def test_a_search_finds_better_options_and_its_configuration_repeats_the_best(da
             reached = max(reached, highest)
         assert seen[:4] == [(0, 1), (0, 2), (0, 3), (0, 4)]
     config = best_config(OPTIONS, best)
-    assert (config.n_sweeps, config.patience, config.solver) == (best.best_round, None, "exact")
+    assert (config.n_sweeps, config.patience, config.solver) == (best.best_round, None, "cg")
     repeated = config.model_copy(update={"validation_users": 0})
     again = train(dataset, repeated, executor=executor, validation=dataset.read_part("validation"))
     assert again.history[-1].ndcg == best.best_ndcg
