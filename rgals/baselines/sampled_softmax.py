@@ -18,7 +18,7 @@ __all__ = ["SampledSoftmaxOptions", "fit_sampled_softmax"]
 class SampledSoftmaxOptions(SoftmaxOptions):
     """Options of matrix factorization under the sampled softmax loss."""
 
-    n_samples: int = Field(default=2048, ge=1)
+    n_samples: int = Field(default=8192, ge=1)
     """Items drawn for a batch, shared by its users; with as many as there are items nothing is left to chance."""
     proposal_exponent: float = Field(default=0.5, ge=0, le=2)
     """Items are drawn in proportion to their number of interactions to this power; 0: uniformly."""
