@@ -50,7 +50,8 @@ def test_the_exponential_is_right_to_float32_at_all_arguments_below_zero() -> No
     expected = np.exp(scores.astype(np.float64))
     assert np.abs(tile[0, 1:] / expected - 1).max() < 5e-7
     assert maxima[0] == 0
-    assert sums[0] == pytest.approx(1 + expected.sum(), rel=1e-5)
+    # 210,001 float32 terms, one after the other where the kernel is not compiled.
+    assert sums[0] == pytest.approx(1 + expected.sum(), rel=1e-4)
 
 
 @pytest.mark.parametrize("n_columns", [1, 3, 63, 64, 65, 200])
