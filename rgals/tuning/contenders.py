@@ -126,7 +126,7 @@ _DEGREES = ("alpha", "reg", "nu", "user_exponent", "item_exponent")
 _PAPER = ("alpha", "reg", "nu")
 
 _STEADY: dict[str, Any] = {"decay": "constant", "batch_users": 256}
-"""A rate that does not fall lets a trial end by itself, on small data and large; falling rates end in the same place."""
+"""A rate that does not fall lets a trial end by itself, on small and large data; falling rates end in the same place."""
 
 _COSINE = SearchSpace(
     (
@@ -182,7 +182,9 @@ CONTENDERS: dict[str, Contender] = {
         ),
         Contender(
             "sampled-softmax", "sampled softmax, cosine", "softmax", _COSINE, 60, 5,
-            baseline=_baseline(SampledSoftmaxOptions, fit_sampled_softmax, rounds="n_epochs", scores="cosine", **_STEADY),
+            baseline=_baseline(
+                SampledSoftmaxOptions, fit_sampled_softmax, rounds="n_epochs", scores="cosine", **_STEADY
+            ),
         ),
         Contender(
             "ials", "iALS (implicit)", "other", _IALS, 20, 4,
