@@ -126,7 +126,7 @@ _DEGREES = ("alpha", "reg", "nu", "user_exponent", "item_exponent")
 _PAPER = ("alpha", "reg", "nu")
 
 _STEADY: dict[str, Any] = {"decay": "constant", "batch_users": 256}
-"""A rate that does not fall lets a trial end by itself, on small and large data; falling rates end in the same place."""
+"""A rate that does not fall lets a trial end by itself, on small and large data; falling ones end in the same place."""
 
 _COSINE = SearchSpace(
     (
