@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -214,8 +214,11 @@ class _Comparing:
 
     def _run(
         self, contender: Contender, asked: list[tuple[int, dict[str, Any]]], pruner: Pruner, stage: Stage
-    ) -> list[TrialResult]:
-        """Run trials: of the family one after the other over all workers, of a baseline side by side."""
+    ) -> Iterator[TrialResult]:
+        """Run trials: of the family one after the other over all workers, of a baseline side by side.
+
+        Each result is given as soon as it is there, in order, so that an interruption costs those under way.
+        """
         options = self._options
         if contender.loss is not None:
             rules = TrainingRules(
@@ -228,14 +231,10 @@ class _Comparing:
                 options.validation_users,
                 options.seed,
             )
-            return [
-                run_training(
-                    rules, found, pruner, self._executor, self._tell_rounds(contender, number, stage),
-                    watches_softmax=stage == "curve",
-                )
-                for number, found in asked
-            ]  # fmt: skip
-        listener = self._tell_rounds(contender, asked[0][0], stage) if self._runs_here else None
+            for number, found in asked:
+                listener = self._tell_rounds(contender, number, stage)
+                yield run_training(rules, found, pruner, self._executor, listener, watches_softmax=stage == "curve")
+            return
         fitting = FittingRules(
             self._dataset,
             options.n_factors,
@@ -243,10 +242,10 @@ class _Comparing:
             options.gains,
             options.validation_users,
             options.seed,
-            listener,
+            self._tell_rounds(contender, asked[0][0], stage) if self._runs_here else None,
         )
         tasks = [FitTask(contender.name, found, contender.n_rounds, pruner) for _, found in asked]
-        return list(self._executor.map_ordered(run_fit, fitting, tasks))
+        yield from self._executor.map_ordered(run_fit, fitting, tasks)
 
     def _tell_rounds(self, contender: Contender, number: int, stage: Stage) -> Any:
         return lambda point: self.tell(RoundEvent(contender.name, stage, number, point))

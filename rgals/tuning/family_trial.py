@@ -112,6 +112,7 @@ def run_training(
         )
     except NumericalError as error:
         return TrialResult.failure(options, str(error), time.perf_counter() - started)
+    watch.tell()
     return TrialResult.of_curve(options, watch.curve, time.perf_counter() - started, watch.verdict)
 
 
@@ -149,12 +150,16 @@ class _Watch:
 
     def should_stop(self) -> bool:
         """Tell, between two sweeps, whether the trial should end."""
+        self.tell()
+        self.verdict = self.pruner.should_stop(self.curve, time.perf_counter() - self.started)
+        return self.verdict is not None
+
+    def tell(self) -> None:
+        """Tell the listener of the newest sweep; nobody asks whether to stop after the last one of a training."""
         curve = self.curve
         if self.listener is not None and len(curve) > self._n_told:
             self._n_told = len(curve)
             self.listener(curve[-1])
-        self.verdict = self.pruner.should_stop(curve, time.perf_counter() - self.started)
-        return self.verdict is not None
 
     def _note(self, sweep: int, **values: float) -> None:
         self._sweeps.setdefault(sweep, {}).update(values)

@@ -172,6 +172,15 @@ def fail(error):
     return fit
 
 
+def test_a_trial_is_kept_before_those_beside_it_have_ended(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(InProcessExecutor, "n_workers", property(lambda self: 3))
+    replace_contender(monkeypatch, "softmax-cosine", n_rounds=2, patience=None)
+    events = []
+    run_comparison(dataset, tmp_path, models=("softmax-cosine",), budget=3, listener=events.append)
+    first = next(place for place, event in enumerate(events) if isinstance(event, TrialEvent))
+    assert sum(isinstance(event, RoundEvent) for event in events[:first]) == 2
+
+
 def test_a_model_that_does_not_fit_is_left_out_and_says_why(dataset, tmp_path, monkeypatch):
     replace_contender(monkeypatch, "ease", baseline=fail(CapacityError("ease: expected 7 GB of memory, found 3 GB")))
     events = []
@@ -191,9 +200,12 @@ def test_a_model_whose_trials_all_fail_is_left_out(dataset, tmp_path, monkeypatc
     assert "row 3: no finite solution" in found.left_out["ials"]
 
 
-def test_each_round_is_told_of(dataset, tmp_path):
+@pytest.mark.parametrize("model", ["softmax-cosine", "rg2"])
+@pytest.mark.parametrize("patience", [2, None])
+def test_each_round_is_told_of(dataset, tmp_path, monkeypatch, model, patience):
+    replace_contender(monkeypatch, model, n_rounds=6, patience=patience)
     events = []
-    [record] = run_comparison(dataset, tmp_path, models=("softmax-cosine",), budget=1, listener=events.append).records
+    [record] = run_comparison(dataset, tmp_path, models=(model,), budget=1, listener=events.append).records
     rounds = [event.point.round for event in events if isinstance(event, RoundEvent) and event.stage == "tune"]
     assert rounds == [point.round for point in record.trials[0].result.curve]
     assert len(rounds) > 1
