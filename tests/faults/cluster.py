@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import psutil
+from ray._common.utils import get_default_ray_temp_dir
 from ray._raylet import AuthenticationTokenLoader, Config
 from ray.cluster_utils import Cluster
 
@@ -30,7 +31,7 @@ class SmallCluster:
     """A head without CPUs, and nodes of one CPU each unless told otherwise."""
 
     def __init__(self, n_nodes, store_bytes=STORE_BYTES, node_cpus=1):
-        self.folder = Path(tempfile.mkdtemp(prefix="rg", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="rg"))
         token = self.folder / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
@@ -42,7 +43,7 @@ class SmallCluster:
         self._before = {name: os.environ.get(name) for name in self.environment}
         os.environ.update(self.environment)
         _read_environment_again()
-        Path("/tmp/ray").mkdir(exist_ok=True)  # where Ray notes the address of the last cluster
+        Path(get_default_ray_temp_dir()).mkdir(exist_ok=True)  # where Ray notes the address of the last cluster
         self._store_bytes, self._node_cpus = store_bytes, node_cpus
         self._cluster = Cluster(
             initialize_head=True,
