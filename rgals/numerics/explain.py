@@ -11,8 +11,9 @@ import scipy.linalg
 
 from rgals.errors import NumericalError
 from rgals.names import Factors, Float64Array, Offsets, Rows, Weights
-from rgals.numerics.fold_in import FoldInArrays
+from rgals.numerics.fold_in import FoldInArrays, UserSystem
 from rgals.numerics.loss import Loss
+from rgals.numerics.reexpansion import expand, log_prior_of
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.weighting import row_weight_sums, weigh_entries
 
@@ -30,7 +31,8 @@ class ExplainedUser:
     responses : float64 array of shape (n_interactions, n_factors)
         ``l_e A^-1 q_e`` of each interaction: its share of the user's factors.
     background : float64 array of shape (n_factors,)
-        ``-w A^-1 v``: the share of the unobserved items.
+        ``-w A^-1 v``: the share of the unobserved items. Under ``rg-softmax`` the factors less all shares of
+        the interactions: what the hard negatives and all others leave.
     """
 
     items: Rows
@@ -93,6 +95,7 @@ def explain_user(
     NumericalError
         If the system has no unique solution.
     """
+    stored = row
     if loss.has_degree_weights:
         row_factors = loss.degree_factors("user", row.degrees) * weight_scale
         row = weigh_entries(row, row_factors, loss.degree_factors("item", item_degrees))
@@ -106,14 +109,43 @@ def explain_user(
     pull = arrays.linear if loss.is_softmax_expansion else np.zeros(n_factors)
     if background[0] == 0 and not weights.size:
         return ExplainedUser(row.columns_of(0), entries, np.zeros(n_factors))
+    if loss.is_reexpanded:
+        return _explain_softmax(stored, row, item_factors, loss, arrays, item_degrees, weight_scale, ridge)
     system = background[0] * arrays.gram + loss.alpha * (entries.T * weights) @ entries + ridge * np.eye(n_factors)
     linear = loss.linear_constant + loss.linear_from_weight * weights
     right_sides = np.vstack([linear[:, None] * entries, -background[0] * pull])
+    solved = _solve(system, right_sides, loss)
+    return ExplainedUser(row.columns_of(0), solved[:-1], solved[-1])
+
+
+def _explain_softmax(
+    stored: InteractionRows,
+    row: InteractionRows,
+    item_factors: Factors,
+    loss: Loss,
+    arrays: FoldInArrays,
+    item_degrees: Offsets,
+    weight_scale: float,
+    ridge: float,
+) -> ExplainedUser:
+    """Divide the settled factors of a user by the system of the expansion around them."""
+    user = UserSystem.from_arrays(arrays, item_factors, loss, item_degrees, weight_scale).solve(stored)
+    log_prior = log_prior_of(loss.item_prior(item_degrees))
+    found = expand(user, item_factors, row, log_prior, loss, first_block=0, n_threads=1)
+    rows, linears = found.entries.rows, found.entries.linears.astype(np.float64)
+    near = item_factors[rows.columns].astype(np.float64)
+    curvatures = rows.weights_of(0).astype(np.float64)
+    system = found.backgrounds[0] * arrays.gram + (near.T * curvatures) @ near + ridge * np.eye(near.shape[1])
+    own = np.isin(rows.columns, row.columns_of(0))
+    responses = _solve(system, linears[own, None] * near[own], loss)
+    return ExplainedUser(row.columns_of(0), responses, user[0].astype(np.float64) - responses.sum(axis=0))
+
+
+def _solve(system: Float64Array, right_sides: Float64Array, loss: Loss) -> Float64Array:
+    """Solve a user's system for several right sides, one per row."""
     try:
-        solved = scipy.linalg.cho_solve(scipy.linalg.cho_factor(system, lower=True), right_sides.T).T
+        return np.asarray(scipy.linalg.cho_solve(scipy.linalg.cho_factor(system, lower=True), right_sides.T).T)
     except scipy.linalg.LinAlgError as error:
         raise NumericalError(
-            f"explain: the user's system has no unique solution (reg={loss.reg}, {weights.size} interactions); "
-            "train with a larger reg"
+            f"explain: the user's system has no unique solution (reg={loss.reg}); train with a larger reg"
         ) from error
-    return ExplainedUser(row.columns_of(0), solved[:-1], solved[-1])

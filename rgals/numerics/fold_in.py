@@ -1,19 +1,21 @@
 """Fold-in: solve rows that were not part of the training against frozen factors.
 
 The system of a row is the one of the training half-step; only the other rows are left out, which in
-this family do not enter it.
+this family do not enter it. Under ``rg-softmax`` a user's system depends on where the user stands, and the
+half-step is repeated until it has settled.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rgals.errors import InputError, NumericalError
-from rgals.names import Factors, Float64Array, Offsets, Side, other_side
+from rgals.names import Factors, Float64Array, Offsets, Side, Weights, other_side
 from rgals.numerics.half_step import (
     HalfStepSystem,
     SideSums,
+    SolvedRows,
     SolverChoice,
     rotate,
     shared_basis,
@@ -22,6 +24,8 @@ from rgals.numerics.half_step import (
 )
 from rgals.numerics.loss import Loss
 from rgals.numerics.pairwise import BLOCK_ROWS, SumNode, collapse_nodes, merge_nodes
+from rgals.numerics.reexpansion import expand, log_prior_of
+from rgals.numerics.softmax_fold_in import settle_users, step_users
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.weighting import row_weight_sums, weigh_entries
 
@@ -105,6 +109,7 @@ class RowSystem:
         self._weight_scale = weight_scale
         self._fixed_factors = loss.degree_factors(other_side(side), fixed_degrees)
         self._background_total = background_total
+        self._log_prior: Weights | None = None
         basis = arrays.basis.astype(np.float32)
         self._back = np.ascontiguousarray(basis.T)
         pull = arrays.linear @ arrays.basis if loss.is_softmax_expansion else np.zeros_like(arrays.linear)
@@ -122,7 +127,14 @@ class RowSystem:
         """Number of factors."""
         return int(self._system.fixed.shape[1])
 
-    def solve(self, rows: InteractionRows, n_threads: int = 1, *, backgrounds: Float64Array | None = None) -> Factors:
+    def solve(
+        self,
+        rows: InteractionRows,
+        n_threads: int = 1,
+        *,
+        backgrounds: Float64Array | None = None,
+        initial: Factors | None = None,
+    ) -> Factors:
         """Solve rows from their interactions.
 
         Parameters
@@ -134,6 +146,9 @@ class RowSystem:
         backgrounds : float64 array of shape (n_rows,) or None
             Background weight of each row; None gives what a user of these interactions has. Items
             need it (their prior).
+        initial : float32 array of shape (n_rows, n_factors) or None
+            Where ``rg-softmax`` takes one half-step from; None takes as many from zero as it needs to settle. The
+            other losses have one solution, wherever one starts.
 
         Returns
         -------
@@ -156,21 +171,42 @@ class RowSystem:
             if self.side == "item":
                 raise InputError("items need their background weights (the prior); pass backgrounds")
             backgrounds = self.loss.user_background(weight_sums)
-        solved = solve_half_step(
-            self._system,
-            rows,
-            np.zeros((rows.n_rows, self.n_factors), dtype=np.float32),
-            backgrounds,
-            self.loss.ridge(backgrounds * self._background_total, weight_sums),
-            first_block=0,
-            n_threads=n_threads,
-        )
+        ridges = self.loss.ridge(backgrounds * self._background_total, weight_sums)
+        if self._log_prior is not None:
+            solved = self._solve_softmax(rows, self._log_prior, weight_sums, ridges, initial, n_threads)
+        else:
+            solved = solve_half_step(
+                self._system,
+                rows,
+                np.zeros((rows.n_rows, self.n_factors), dtype=np.float32),
+                backgrounds,
+                ridges,
+                first_block=0,
+                n_threads=n_threads,
+            )
         if solved.n_failed:
             raise NumericalError(
                 f"fold-in: {solved.n_failed} rows have no finite solution, the first is row {solved.first_failed} "
                 f"(reg={self.loss.reg}); train with a larger reg"
             )
         return solved.factors if self.arrays.is_canonical else rotate(solved.factors, self._back, n_threads)
+
+    def _solve_softmax(
+        self,
+        rows: InteractionRows,
+        log_prior: Weights,
+        weight_sums: Float64Array,
+        ridges: Float64Array,
+        initial: Factors | None,
+        n_threads: int,
+    ) -> SolvedRows:
+        """Solve users of ``rg-softmax``: one half-step from where they stand, or all from zero."""
+        system = replace(self._system, basis=np.eye(self.n_factors, dtype=np.float32))
+        if initial is None:
+            return settle_users(system, rows, log_prior, weight_sums, ridges, n_threads=n_threads)
+        start = initial if self.arrays.is_canonical else rotate(initial, self._system.basis, n_threads)
+        found = expand(start, system.fixed, rows, log_prior, self.loss, first_block=0, n_threads=n_threads)
+        return step_users(system, found, start, ridges, n_threads=n_threads)
 
     def _check(self, rows: InteractionRows) -> None:
         n_fixed = self._system.fixed.shape[0]
@@ -212,8 +248,10 @@ class UserSystem(RowSystem):
         cls, arrays: FoldInArrays, item_factors: Factors, loss: Loss, item_degrees: Offsets, weight_scale: float = 1.0
     ) -> "UserSystem":
         """Put a system together from a model's stored arrays; no pass over the items if they are canonical."""
-        prior_total = float(loss.item_prior(item_degrees).sum())
-        return cls("user", item_factors, loss, item_degrees, weight_scale, arrays, prior_total)
+        prior = loss.item_prior(item_degrees)
+        system = cls("user", item_factors, loss, item_degrees, weight_scale, arrays, float(prior.sum()))
+        system._log_prior = log_prior_of(prior) if loss.is_reexpanded else None
+        return system
 
     def to_mapping(self) -> Mapping[str, Float64Array]:
         """Give the stored arrays by name: gram, basis, eigenvalues, linear."""
@@ -256,7 +294,17 @@ def item_system(
         The system.
     float64 array of shape (n_items,)
         The background weight (prior) of each item, which `RowSystem.solve` wants.
+
+    Raises
+    ------
+    InputError
+        Under ``rg-softmax``, where the system of an item needs the scores of all users.
     """
+    if loss.is_reexpanded:
+        raise InputError(
+            "items cannot be solved on their own under rg-softmax: their system needs the scores of all users with "
+            "all items; train again from this model (a warm start takes few sweeps), or use rg2 or rgx"
+        )
     backgrounds = loss.user_background(user_weight_sums)
     sums = _sum_fixed([user_factors], backgrounds, 1)
     prior = loss.item_prior(item_degrees)

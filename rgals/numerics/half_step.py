@@ -6,6 +6,7 @@ rotated into that basis; the scores do not change.
 """
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -44,6 +45,9 @@ SOLVERS = tuple(_METHODS)
 
 _NO_WEIGHTS = np.empty(0, dtype=np.float32)
 
+_Terms: TypeAlias = tuple[Float64Array, Float64Array, Float64Array]
+"""Background weight, weight of v and ridge of consecutive rows, each float64 of shape (n_rows,)."""
+
 
 @dataclass(frozen=True, slots=True)
 class SolverChoice:
@@ -70,14 +74,14 @@ class SolverChoice:
 
 @dataclass(frozen=True, slots=True)
 class SideSums:
-    """Sums over all rows z of one side, with their background weights w.
+    """Sums over all rows z of one side, with their background weights w and their weights k of the vector v.
 
     Parameters
     ----------
     gram : float64 array of shape (n_factors, n_factors)
         ``sum w z z'``.
     linear : float64 array of shape (n_factors,)
-        ``sum w z``.
+        ``sum k z``.
     ridge_norm : float
         ``sum ridge |z|^2``.
     objective_before, objective_after : float
@@ -205,6 +209,8 @@ def solve_half_step(
     *,
     first_block: int,
     n_threads: int,
+    pulls: Float64Array | None = None,
+    linears: Weights | None = None,
 ) -> SolvedRows:
     """Solve consecutive rows against the fixed side.
 
@@ -222,6 +228,10 @@ def solve_half_step(
         Number of the first row's block of ``BLOCK_ROWS`` rows.
     n_threads : int
         Threads; the result does not depend on it.
+    pulls : float64 array of shape (n_rows,) or None
+        Weight of the vector v for each row; None: the background weight.
+    linears : float32 array of shape (n_interactions,) or None
+        Linear weight l of each entry; None makes them of the weights.
 
     Returns
     -------
@@ -229,11 +239,12 @@ def solve_half_step(
         The factors, the packed sums and the number of failures.
     """
     n_rows, n_factors = initial.shape
+    pulls = backgrounds if pulls is None else pulls
     factors = np.empty((n_rows, n_factors), dtype=np.float32)
     status = np.zeros(n_rows, dtype=np.int32)
     nodes: list[SumNode | None] = [None] * -(-n_rows // BLOCK_ROWS)
     positions = find_hot_rows(rows.indptr)
-    hot = _solve_hot(system, rows, positions, initial, backgrounds, ridges, n_threads)
+    hot = _solve_hot(system, rows, linears, positions, initial, (backgrounds, pulls, ridges), n_threads)
     status[positions] = hot.status
 
     def solve_block(block: int) -> None:
@@ -244,14 +255,14 @@ def solve_half_step(
         start = part.start
         for row in (*positions[inside], part.stop):
             run, inner = slice(start, row), slice(start - part.start, row - part.start)
-            _solve_run(
-                system, rows, run, backgrounds[run], ridges[run], factors[run], before[inner], after[inner], status[run]
-            )
+            terms = backgrounds[run], pulls[run], ridges[run]
+            _solve_run(system, rows, linears, run, terms, factors[run], before[inner], after[inner], status[run])
             start = row + 1
         inner_hot = positions[inside] - part.start
         factors[positions[inside]] = hot.factors[inside]
         before[inner_hot], after[inner_hot] = hot.before[inside], hot.after[inside]
-        packed = _pack_sums(factors[part], backgrounds[part], ridges[part], before.sum(), after.sum())
+        terms = backgrounds[part], pulls[part], ridges[part]
+        packed = _pack_sums(factors[part], terms, before.sum(), after.sum())
         nodes[block] = SumNode(0, first_block + block, packed)
 
     run_blocks(solve_block, _heaviest_first(rows, positions), n_threads)
@@ -267,10 +278,10 @@ def solve_half_step(
 def _solve_hot(
     system: HalfStepSystem,
     rows: InteractionRows,
+    linears: Weights | None,
     positions: IntArray,
     initial: Factors,
-    backgrounds: Float64Array,
-    ridges: Float64Array,
+    terms: _Terms,
     n_threads: int,
 ) -> HotSolution:
     """Solve the rows that one thread would work on for too long, before all others."""
@@ -279,10 +290,9 @@ def _solve_hot(
         for k, row in enumerate(positions):
             # One by one: the bits of a product of several rows depend on how many they are.
             np.matmul(initial[row], system.basis, out=turned[k])
-    weights = backgrounds[positions, None]
-    hot = HotRows(
-        rows, positions, turned, weights * system.eigenvalues + ridges[positions, None], -weights * system.linear
-    )
+    backgrounds, pulls, ridges = (values[positions, None] for values in terms)
+    diagonals = backgrounds * system.eigenvalues + ridges
+    hot = HotRows(rows, positions, turned, diagonals, -pulls * system.linear, linears)
     has_steps = _METHODS[system.choice.name] == METHOD_CG
     cg_steps = system.choice.cg_steps if has_steps else None
     return solve_hot_rows(system.fixed, hot, system.loss, cg_steps=cg_steps, n_threads=n_threads)
@@ -291,9 +301,9 @@ def _solve_hot(
 def _solve_run(
     system: HalfStepSystem,
     rows: InteractionRows,
+    linears: Weights | None,
     run: slice,
-    backgrounds: Float64Array,
-    ridges: Float64Array,
+    terms: _Terms,
     factors: Factors,
     before: Float64Array,
     after: Float64Array,
@@ -305,12 +315,12 @@ def _solve_run(
         rows.indptr[run.start : run.stop + 1],
         rows.columns,
         _NO_WEIGHTS if rows.weights is None else rows.weights,
+        _NO_WEIGHTS if linears is None else linears,
         system.fixed,
         system.eigenvalues,
         system.linear,
-        backgrounds,
-        ridges,
-        loss.alpha,
+        *terms,
+        loss.curvature_from_weight,
         loss.linear_from_weight,
         loss.linear_constant,
         _METHODS[system.choice.name],
@@ -323,7 +333,13 @@ def _solve_run(
 
 
 def sum_rows(
-    factors: Factors, backgrounds: Float64Array, ridges: Float64Array, *, first_block: int, n_threads: int
+    factors: Factors,
+    backgrounds: Float64Array,
+    ridges: Float64Array,
+    *,
+    first_block: int,
+    n_threads: int,
+    pulls: Float64Array | None = None,
 ) -> list[SumNode]:
     """Give the packed `SideSums` of rows that are not solved now; the same bits as when they were.
 
@@ -337,25 +353,26 @@ def sum_rows(
         Number of the first row's block.
     n_threads : int
         Threads.
+    pulls : float64 array of shape (n_rows,) or None
+        Weight of each row in the linear sum; None: the background weight.
     """
+    pulls = backgrounds if pulls is None else pulls
 
     def sum_block(start: int) -> SumNode:
         part = slice(start, start + BLOCK_ROWS)
-        packed = _pack_sums(factors[part], backgrounds[part], ridges[part], 0.0, 0.0)
+        packed = _pack_sums(factors[part], (backgrounds[part], pulls[part], ridges[part]), 0.0, 0.0)
         return SumNode(0, first_block + start // BLOCK_ROWS, packed)
 
     return merge_nodes(run_blocks(sum_block, range(0, factors.shape[0], BLOCK_ROWS), n_threads))
 
 
-def _pack_sums(
-    factors: Factors, backgrounds: Float64Array, ridges: Float64Array, before: float, after: float
-) -> Float64Array:
+def _pack_sums(factors: Factors, terms: _Terms, before: float, after: float) -> Float64Array:
     """Sum one block of rows into the flat layout that `SideSums.unpack` reads."""
     n_factors = factors.shape[1]
     square = n_factors * n_factors
     packed = np.empty(square + n_factors + 3, dtype=np.float64)
     scaled = np.empty_like(factors)
-    packed[-3] = scale_and_sum(factors, backgrounds, ridges, scaled, packed[square : square + n_factors])
+    packed[-3] = scale_and_sum(factors, *terms, scaled, packed[square : square + n_factors])
     # Factors that overflow are reported by the solver: its objective is not finite.
     with np.errstate(over="ignore", invalid="ignore"):
         # A product of a matrix with its own transpose is symmetric and costs half.

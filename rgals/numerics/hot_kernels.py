@@ -18,6 +18,7 @@ def gather_entries(
     fixed: Factors,
     columns: Rows,
     weights: Weights,
+    given_linears: Weights,
     linear_factor: float,
     linear_constant: float,
     tile: Factors,
@@ -28,10 +29,12 @@ def gather_entries(
     for e in range(columns.size):
         x, y = fixed[columns[e]], tile[e]
         g = weights[e] if weights.size > 0 else np.float32(1)
-        root, pull = np.sqrt(g), np.float32(linear_constant + linear_factor * g)
+        root, share = np.sqrt(g), np.float32(linear_constant + linear_factor * g)
+        if given_linears.size > 0:
+            share = given_linears[e]
         for f in range(n_factors):
             y[f] = root * x[f]
-            right[f] += np.float64(pull * x[f])
+            right[f] += np.float64(share * x[f])
 
 
 @kernel
@@ -39,6 +42,7 @@ def open_entries(
     fixed: Factors,
     columns: Rows,
     weights: Weights,
+    given_linears: Weights,
     alpha: float,
     linear_factor: float,
     linear_constant: float,
@@ -56,7 +60,7 @@ def open_entries(
         for e in range(count):
             g = weights[start + e] if weights.size > 0 else np.float32(1)
             curvatures[e] = alpha * g
-            linears[e] = linear_constant + linear_factor * g
+            linears[e] = given_linears[start + e] if given_linears.size > 0 else linear_constant + linear_factor * g
         for i in range(3):
             for f in range(n_factors):
                 partial[i, f] = 0
@@ -75,8 +79,9 @@ def multiply_entries(
     fixed: Factors,
     columns: Rows,
     weights: Weights,
+    given_linears: Weights,  # noqa: ARG001 - one signature for both sums over vectors
     alpha: float,
-    linear_factor: float,  # noqa: ARG001 - one signature for both sums over vectors
+    linear_factor: float,  # noqa: ARG001
     linear_constant: float,  # noqa: ARG001
     vector: Weights,
     tile: Factors,

@@ -61,7 +61,9 @@ class HotRows:
     diagonals : float64 array of shape (n_hot, n_factors)
         D of each: background weight times eigenvalues, plus ridge.
     constants : float64 array of shape (n_hot, n_factors)
-        What the background gives to the right-hand side of each: ``-w v``.
+        What the background gives to the right-hand side of each: ``-k v``.
+    linears : float32 array or None
+        The l of each entry of ``rows``; None makes them of the weights.
     """
 
     rows: InteractionRows
@@ -69,6 +71,7 @@ class HotRows:
     initial: Factors
     diagonals: Float64Array
     constants: Float64Array
+    linears: Weights | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,7 @@ class _Entries:
     fixed: Factors
     hot: HotRows
     weights: Weights
+    linears: Weights
     loss: Loss
     n_threads: int
 
@@ -126,10 +130,10 @@ class _Entries:
         starts = range(first, last, SEGMENT_ENTRIES)
         return [_Segment(k, i, start, min(start + SEGMENT_ENTRIES, last)) for i, start in enumerate(starts)]
 
-    def read(self, segment: _Segment) -> tuple[Rows, Weights]:
-        """Give the columns and the weights of a segment; views."""
+    def read(self, segment: _Segment) -> tuple[Rows, Weights, Weights]:
+        """Give the columns, the weights and the given linears of a segment; views."""
         part = slice(segment.start, segment.stop)
-        return self.hot.rows.columns[part], self.weights[part]
+        return self.hot.rows.columns[part], self.weights[part], self.linears[part]
 
 
 def find_hot_rows(indptr: Offsets) -> IntArray:
@@ -174,11 +178,12 @@ def solve_hot_rows(fixed: Factors, hot: HotRows, loss: Loss, *, cg_steps: int | 
     """
     n_hot, n_factors = hot.initial.shape
     solution = HotSolution(hot.initial.copy(), np.empty(n_hot), np.empty(n_hot), np.ones(n_hot, dtype=np.int32))
-    weights = np.empty(0, dtype=np.float32) if hot.rows.weights is None else hot.rows.weights
-    entries = _Entries(fixed, hot, weights, loss, n_threads)
+    absent = np.empty(0, dtype=np.float32)
+    weights, linears = (absent if values is None else values for values in (hot.rows.weights, hot.linears))
+    entries = _Entries(fixed, hot, weights, linears, loss, n_threads)
     # Factors that overflow are reported by the status of their row.
     with one_blas_thread, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        if loss.alpha == 0:
+        if loss.curvature_from_weight == 0:
             _divide_rows(entries, solution)
         elif cg_steps is None or n_factors <= _FACTORS_PER_PASS * (cg_steps + 1):
             _factorize_rows(entries, solution)
@@ -203,7 +208,7 @@ def _factorize_rows(entries: _Entries, solution: HotSolution) -> None:
 
 def _sum_matrix(entries: _Entries, segment: _Segment) -> Float64Array:
     """Sum over a segment: ``g x x'`` and, as one row more, ``l x``."""
-    (columns, weights), loss = entries.read(segment), entries.loss
+    (columns, weights, linears), loss = entries.read(segment), entries.loss
     n_factors = entries.fixed.shape[1]
     tile = np.empty((min(_MAX_TILE_ENTRIES, max(_TILE_FLOATS // n_factors, 1)), n_factors), dtype=np.float32)
     product = np.empty((n_factors, n_factors), dtype=np.float32)
@@ -212,7 +217,7 @@ def _sum_matrix(entries: _Entries, segment: _Segment) -> Float64Array:
         part = slice(start, start + tile.shape[0])
         gathered = tile[: columns[part].size]
         gather_entries(
-            entries.fixed, columns[part], weights[part], loss.linear_from_weight, loss.linear_constant,
+            entries.fixed, columns[part], weights[part], linears[part], loss.linear_from_weight, loss.linear_constant,
             gathered, total[n_factors],
         )  # fmt: skip
         # A product of a matrix with its own transpose is symmetric and costs half.
@@ -223,7 +228,7 @@ def _sum_matrix(entries: _Entries, segment: _Segment) -> Float64Array:
 def _solve_matrix(entries: _Entries, solution: HotSolution, k: int, total: Float64Array) -> None:
     """Solve one row from the sums over its entries."""
     hot, n_factors = entries.hot, total.shape[1]
-    matrix, right = entries.loss.alpha * total[:n_factors], total[n_factors] + hot.constants[k]
+    matrix, right = entries.loss.curvature_from_weight * total[:n_factors], total[n_factors] + hot.constants[k]
     matrix.flat[:: n_factors + 1] += hot.diagonals[k]
 
     def objective(vector: Float64Array) -> float:
@@ -352,11 +357,11 @@ def _sum_vectors(
 
     def sum_segment(segment: _Segment) -> Float64Array:
         sums = np.zeros((n_sums, n_factors))
-        columns, weights = entries.read(segment)
+        columns, weights, linears = entries.read(segment)
         tile = np.empty((_VECTOR_TILE_ENTRIES, n_factors), dtype=np.float32)
         add_entries(
-            entries.fixed, columns, weights, loss.alpha, loss.linear_from_weight, loss.linear_constant,
-            vector_of(segment.k), tile, sums,
+            entries.fixed, columns, weights, linears, loss.curvature_from_weight, loss.linear_from_weight,
+            loss.linear_constant, vector_of(segment.k), tile, sums,
         )  # fmt: skip
         return sums
 

@@ -1,4 +1,4 @@
-"""The quadratic family of losses: RG², RG× and the weighted squared loss of iALS.
+"""The quadratic family of losses: RG², RG×, the weighted squared loss of iALS, and softmax, expanded again and again.
 
 Every member is, with scores ``s_ui = p_u . q_i``,
 
@@ -17,7 +17,9 @@ with, for an observed weight g and c_u = sum_i g_ui,
     ials    alpha g  1 + alpha g   1      sums to n_items        0      0
     ======  =======  ============  =====  =====================  =====  ===
 
-``docs/objective.md`` derives the table.
+``rg-softmax`` is the softmax loss itself, which has the same form once it is expanded at the scores where
+the model stands: h, l, w and a weight of the linear background per user then follow from those scores
+(`rgals.numerics.reexpansion`). ``docs/objective.md`` derives all of it.
 """
 
 from dataclasses import dataclass
@@ -28,12 +30,15 @@ import numpy as np
 from rgals.errors import InputError
 from rgals.names import Float64Array, Offsets, Side
 
-__all__ = ["LOSS_NAMES", "Loss", "LossName"]
+__all__ = ["LOSS_NAMES", "QUADRATIC_LOSS_NAMES", "Loss", "LossName"]
 
-LossName: TypeAlias = Literal["rg2", "rgx", "ials"]
+LossName: TypeAlias = Literal["rg2", "rgx", "ials", "rg-softmax"]
 """A member of the family."""
 
 LOSS_NAMES: tuple[LossName, ...] = get_args(LossName)
+
+QUADRATIC_LOSS_NAMES: tuple[LossName, ...] = tuple(name for name in LOSS_NAMES if name != "rg-softmax")
+"""The members that are quadratic in the scores themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +47,11 @@ class Loss:
 
     Parameters
     ----------
-    name : {"rg2", "rgx", "ials"}
+    name : {"rg2", "rgx", "ials", "rg-softmax"}
         The member.
     alpha : float
         Extra weight of the observed entries, at least 0. For ``ials`` the confidence of an observed
-        entry is ``1 + alpha * g``, as in [3]_.
+        entry is ``1 + alpha * g``, as in [3]_. ``rg-softmax`` has no such weight.
     reg : float
         Ridge per unit of a row's total weight, at least 0.
     nu : float
@@ -57,6 +62,13 @@ class Loss:
         Exponents of the degrees in the observed weights: ``g`` is proportional to
         ``weight * user_degree**user_exponent * item_degree**item_exponent``, scaled so that the sum of
         all ``g`` equals the sum of all weights.
+    n_hard : int
+        Hard negatives of each user, kept exactly; ``rg-softmax`` only, as the next two.
+    eta : float
+        Damping: curvature added to an observed entry for each unit of g, at least 0. A logistic term has
+        at most 1/4.
+    kappa : float
+        Factor of the curvature of a hard negative, at least 1.
 
     Raises
     ------
@@ -79,6 +91,9 @@ class Loss:
     beta: float = 0.0
     user_exponent: float = 0.0
     item_exponent: float = 0.0
+    n_hard: int = 200
+    eta: float = 0.25
+    kappa: float = 1.5
 
     def __post_init__(self) -> None:
         if self.name not in LOSS_NAMES:
@@ -91,16 +106,30 @@ class Loss:
             value = getattr(self, field)
             if not np.isfinite(value):
                 raise InputError(f"{field}: expected a finite number, found {value}")
+        for field, least in (("n_hard", 0), ("eta", 0), ("kappa", 1)):
+            value = getattr(self, field)
+            if not (np.isfinite(value) and value >= least):
+                raise InputError(f"{field}: expected a finite number of at least {least}, found {value}")
+
+    @property
+    def is_reexpanded(self) -> bool:
+        """Whether entries and backgrounds depend on the scores where the model stands (rg-softmax)."""
+        return self.name == "rg-softmax"
 
     @property
     def is_softmax_expansion(self) -> bool:
-        """Whether the background is weighted by the user and pulls scores below zero (RG², RG×)."""
+        """Whether the background is weighted by the user and pulls scores below zero: all but ``ials``."""
         return self.name != "ials"
 
     @property
     def has_degree_weights(self) -> bool:
         """Whether the observed weights depend on the degrees."""
         return self.user_exponent != 0 or self.item_exponent != 0
+
+    @property
+    def curvature_from_weight(self) -> float:
+        """Factor of an entry's weight in its curvature h; the weights of re-expanded entries are h itself."""
+        return 1.0 if self.is_reexpanded else self.alpha
 
     @property
     def linear_from_weight(self) -> float:
@@ -122,6 +151,8 @@ class Loss:
         total_weight : float
             Sum of all observed weights g.
         """
+        if self.is_reexpanded:
+            return 0.0
         return 0.5 * (self.alpha * total_weight + self.linear_constant * n_interactions)
 
     def item_prior(self, item_degrees: Offsets) -> Float64Array:
@@ -163,9 +194,13 @@ class Loss:
         -------
         float64 array of shape (n_rows,)
             ``reg * (background_total + alpha * weight_sums) ** nu``; 0 for a row of total weight 0
-            unless ``nu`` is 0.
+            unless ``nu`` is 0. For ``rg-softmax`` the total weight is ``weight_sums`` alone, and
+            ``background_total`` for a row without interactions.
         """
-        total = background_total + self.alpha * weight_sums
+        if self.is_reexpanded:
+            total = np.where(weight_sums > 0, weight_sums, background_total)
+        else:
+            total = background_total + self.alpha * weight_sums
         powered = np.ones_like(total) if self.nu == 0 else np.power(total, self.nu, where=total > 0, out=total * 0)
         return self.reg * powered
 

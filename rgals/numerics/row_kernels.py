@@ -4,11 +4,12 @@ Everything here lives in the shared basis, where the background matrix B is diag
 of ``docs/objective.md``, a row with entries e has the system ``A z = b`` with
 
     A = D + sum_e h_e x_e x_e'       D = w diag(lambda) + ridge I
-    b = sum_e l_e x_e - w v
+    b = sum_e l_e x_e - k v
 
-``fixed`` holds the x, ``eigenvalues`` the lambda, ``linear`` the v, ``background`` the w. The weights
-g of the entries come as an array with ``h = alpha g`` and ``l = linear_constant + linear_factor g``; an
-empty array stands for g = 1 and costs nothing. The row's objective is ``z'Az/2 - b'z``.
+``fixed`` holds the x, ``eigenvalues`` the lambda, ``linear`` the v, ``background`` the w, ``pull`` the k,
+which is w but for a re-expanded row. The weights g of the entries come as an array with ``h = alpha g``
+and ``l = linear_constant + linear_factor g``; an empty array stands for g = 1 and costs nothing. Where
+the l are not made of the g, they come as an array of their own. The row's objective is ``z'Az/2 - b'z``.
 """
 
 import numpy as np
@@ -48,14 +49,14 @@ def _row_objective(
     vector: Weights,
     diagonal: Weights,
     linear: Weights,
-    background: np.float32,
+    pull: np.float32,
 ) -> float:
     """Give ``z'Az/2 - b'z`` from the scores ``x_e . z``, added in float64."""
     total = 0.0
     for e in range(n_entries):
         total += (0.5 * curvatures[e] * scores[e] - linears[e]) * np.float64(scores[e])
     for f in range(vector.size):
-        total += (0.5 * diagonal[f] * vector[f] + background * linear[f]) * np.float64(vector[f])
+        total += (0.5 * diagonal[f] * vector[f] + pull * linear[f]) * np.float64(vector[f])
     return total
 
 
@@ -68,7 +69,7 @@ def _solve_woodbury(
     linears: Weights,
     diagonal: Weights,
     linear: Weights,
-    background: np.float32,
+    pull: np.float32,
     scaled: Factors,
     small: Float64Array,
     right: Float64Array,
@@ -88,11 +89,11 @@ def _solve_woodbury(
         x = source[index[e]]
         y = scaled[e]
         root = np.sqrt(curvatures[e])
-        pull = 0.0
+        along = 0.0
         for f in range(n_factors):
             y[f] = root * x[f] / np.sqrt(diagonal[f])
-            pull += np.float64(y[f]) * linear[f] / np.sqrt(diagonal[f])
-        right[e] = linears[e] / root + background * pull
+            along += np.float64(y[f]) * linear[f] / np.sqrt(diagonal[f])
+        right[e] = linears[e] / root + pull * along
     for i in range(n_entries):
         y_i = scaled[i]
         for j in range(i + 1):
@@ -113,7 +114,7 @@ def _solve_woodbury(
         for f in range(n_factors):
             row[f] += value * y[f]
     for f in range(n_factors):
-        row[f] = row[f] / np.sqrt(diagonal[f]) - background * linear[f] / diagonal[f]
+        row[f] = row[f] / np.sqrt(diagonal[f]) - pull * linear[f] / diagonal[f]
     return True
 
 
@@ -126,7 +127,7 @@ def _solve_cholesky(
     linears: Weights,
     diagonal: Weights,
     linear: Weights,
-    background: np.float32,
+    pull: np.float32,
     scaled: Factors,
     small: Float64Array,
     right: Float64Array,
@@ -135,7 +136,7 @@ def _solve_cholesky(
     """Solve one row through its d by d system."""
     n_factors = row.size
     for i in range(n_factors):
-        right[i] = -background * linear[i]
+        right[i] = -pull * linear[i]
         for j in range(i):
             small[i, j] = 0.0
         small[i, i] = diagonal[i]
@@ -145,10 +146,10 @@ def _solve_cholesky(
             x = source[index[start + e]]
             y = scaled[e]
             root = np.sqrt(curvatures[start + e])
-            pull = linears[start + e]
+            share = linears[start + e]
             for f in range(n_factors):
                 y[f] = root * x[f]
-                right[f] += pull * x[f]
+                right[f] += share * x[f]
         tile = scaled[:count]
         product = np.dot(tile.T, tile)
         for i in range(n_factors):
@@ -171,7 +172,7 @@ def _descend(
     linears: Weights,
     diagonal: Weights,
     linear: Weights,
-    background: np.float32,
+    pull: np.float32,
     scores: Weights,
     slopes: Weights,
     preconditioner: Weights,
@@ -186,7 +187,7 @@ def _descend(
     n_factors = row.size
     residual, direction, image = work[0], work[1], work[2]
     for f in range(n_factors):
-        residual[f] = -background * linear[f] - diagonal[f] * row[f]
+        residual[f] = -pull * linear[f] - diagonal[f] * row[f]
     for e in range(n_entries):
         slopes[e] = linears[e] - curvatures[e] * scores[e]
     add_combination(source, index, n_entries, slopes, residual)
@@ -237,12 +238,12 @@ def _divide(
     linears: Weights,
     diagonal: Weights,
     linear: Weights,
-    background: np.float32,
+    pull: np.float32,
     row: Weights,
 ) -> bool:
     """Solve one row whose matrix is diagonal: no entries, or alpha = 0."""
     for f in range(row.size):
-        row[f] = -background * linear[f]
+        row[f] = -pull * linear[f]
     add_combination(source, index, n_entries, linears, row)
     is_solved = True
     for f in range(row.size):
@@ -258,10 +259,12 @@ def solve_rows(
     indptr: Offsets,
     columns: Rows,
     weights: Weights,
+    given_linears: Weights,
     fixed: Factors,
     eigenvalues: Weights,
     linear: Weights,
     backgrounds: Float64Array,
+    pulls: Float64Array,
     ridges: Float64Array,
     alpha: float,
     linear_factor: float,
@@ -283,14 +286,16 @@ def solve_rows(
         Rows of ``fixed`` that each solved row has observed.
     weights : float32 array of the shape of ``columns``, or empty
         Observed weights g; empty stands for 1.
+    given_linears : float32 array of the shape of ``columns``, or empty
+        The l of each entry; empty: ``l = linear_constant + linear_factor g``.
     fixed : float32 array of shape (n_fixed, n_factors)
         Factors of the fixed side, in the shared basis.
     eigenvalues, linear : float32 arrays of shape (n_factors,)
         Diagonal of B and the vector v, in the shared basis.
-    backgrounds, ridges : float64 arrays of shape (n_rows,)
-        w and ridge of each row.
+    backgrounds, pulls, ridges : float64 arrays of shape (n_rows,)
+        w, k and ridge of each row.
     alpha, linear_factor, linear_constant : float
-        ``h = alpha g``, ``l = linear_constant + linear_factor g``.
+        ``h = alpha g``, and l as above.
     method : int
         One of ``METHOD_*``; ``METHOD_EXACT`` takes the cheaper of the two exact ways for each row.
     cg_steps : int
@@ -322,36 +327,36 @@ def solve_rows(
         start = indptr[r]
         count = int(indptr[r + 1] - start)
         row = factors[r]
-        background = np.float32(backgrounds[r])
+        background, pull = np.float32(backgrounds[r]), np.float32(pulls[r])
         for f in range(n_factors):
             diagonal[f] = background * eigenvalues[f] + np.float32(ridges[r])
             preconditioner[f] = diagonal[f]
         for e in range(count):
             g = weights[start + e] if weights.size > 0 else np.float32(1)
             curvatures[e] = alpha * g
-            linears[e] = linear_constant + linear_factor * g
+            linears[e] = given_linears[start + e] if given_linears.size > 0 else linear_constant + linear_factor * g
         source, index = fixed, columns[start : start + count]
         load_entries(source, index, count, curvatures, tile, row, scores, preconditioner)
         if count <= tile.shape[0]:
             source, index = tile, natural
-        objective_before[r] = _row_objective(scores, curvatures, linears, count, row, diagonal, linear, background)
+        objective_before[r] = _row_objective(scores, curvatures, linears, count, row, diagonal, linear, pull)
         way = _row_method(method, count, n_factors)
         if alpha == 0 or count == 0:
-            is_solved = _divide(source, index, count, linears, diagonal, linear, background, row)
+            is_solved = _divide(source, index, count, linears, diagonal, linear, pull, row)
         elif way == METHOD_CG:
             is_solved = _descend(
-                source, index, count, curvatures, linears, diagonal, linear, background,
+                source, index, count, curvatures, linears, diagonal, linear, pull,
                 scores, slopes, preconditioner, work, cg_steps, row,
             )  # fmt: skip
         elif way == METHOD_WOODBURY:
             is_solved = _solve_woodbury(
-                source, index, count, curvatures, linears, diagonal, linear, background, scaled, small, right, row
+                source, index, count, curvatures, linears, diagonal, linear, pull, scaled, small, right, row
             )
         else:
             is_solved = _solve_cholesky(
-                source, index, count, curvatures, linears, diagonal, linear, background, scaled, small, right, row
+                source, index, count, curvatures, linears, diagonal, linear, pull, scaled, small, right, row
             )
         if way != METHOD_CG or alpha == 0 or count == 0:
             score_entries(source, index, count, row, scores)
-        objective_after[r] = _row_objective(scores, curvatures, linears, count, row, diagonal, linear, background)
+        objective_after[r] = _row_objective(scores, curvatures, linears, count, row, diagonal, linear, pull)
         status[r] = 0 if is_solved and np.isfinite(objective_after[r]) else 1

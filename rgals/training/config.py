@@ -1,9 +1,10 @@
 """The training configuration: every option of a run, its meaning, its bounds and its default, once."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rgals.errors import InputError
 from rgals.numerics.loss import Loss, LossName
@@ -31,6 +32,9 @@ MUTABLE_ON_RESUME = frozenset(
 """Options that say how long to go on and what to watch; a resumed run may change them, and no others."""
 
 
+_SOFTMAX_DEFAULTS: Mapping[str, Any] = {"reg": 0.25, "n_sweeps": 14}
+
+
 class TrainingConfig(BaseModel):
     """Every option of a training run.
 
@@ -43,15 +47,17 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     loss: LossName = "rg2"
-    """Member of the loss family: rg2, rgx (keeps the expansion's interaction term) or ials (weighted squares)."""
+    """Member of the loss family: rg2, rgx (keeps the expansion's interaction term), ials (weighted squares) or
+    rg-softmax (the softmax loss, expanded anew at every sweep)."""
     n_factors: int = Field(default=64, ge=1, le=4096)
     """Length of a user's and an item's vector."""
     n_sweeps: int = Field(default=8, ge=1)
-    """Largest number of sweeps; tolerance and patience can end the run earlier."""
+    """Largest number of sweeps; tolerance and patience can end the run earlier. Of rg-softmax 14 unless given."""
     alpha: _Finite = Field(default=0.03, ge=0)
-    """Extra weight of the observed entries, pulling their scores to 1 (the paper's alpha)."""
+    """Extra weight of the observed entries, pulling their scores to 1 (the paper's alpha); of rg-softmax, at the
+    start."""
     reg: _Finite = Field(default=0.1, ge=0)
-    """Ridge per unit of a row's total weight raised to nu."""
+    """Ridge per unit of a row's total weight raised to nu. Of rg-softmax 0.25 unless given."""
     nu: _Finite = Field(default=1.0, ge=-2, le=2)
     """Exponent of a row's total weight in its ridge: 1 scales with the weight, 0 is flat."""
     beta: _Finite = Field(default=0.0, ge=-4, le=4)
@@ -60,6 +66,16 @@ class TrainingConfig(BaseModel):
     """Exponent of the user degree in the observed weights; -0.5 damps very active users."""
     item_exponent: _Finite = Field(default=0.0, ge=-4, le=4)
     """Exponent of the item degree in the observed weights; -0.25 damps very popular items."""
+    start_sweeps: int = Field(default=6, ge=0)
+    """Sweeps of RG× from which rg-softmax starts; counted in n_sweeps, not used from a given starting model."""
+    start_reg: _Finite = Field(default=0.1, ge=0)
+    """Ridge of these sweeps per unit of a row's total weight."""
+    n_hard: int = Field(default=200, ge=0, le=100_000)
+    """Hard negatives of each user that rg-softmax keeps exactly."""
+    eta: _Finite = Field(default=0.25, ge=0)
+    """Damping of the observed entries of rg-softmax: curvature added per unit of weight."""
+    kappa: _Finite = Field(default=1.5, ge=1)
+    """Damping of the hard negatives of rg-softmax: factor of their curvature."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the starting factors and of the samples of users that are watched."""
     solver: SolverName = "auto"
@@ -95,6 +111,14 @@ class TrainingConfig(BaseModel):
             except ValidationError as error:
                 raise InputError(_describe(error)) from None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_by_loss(cls, options: Any) -> Any:
+        """Give the losses that need them other defaults."""
+        if isinstance(options, Mapping) and options.get("loss") == "rg-softmax":
+            return {**_SOFTMAX_DEFAULTS, **options}
+        return options
+
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "TrainingConfig":
         """Build a configuration from a mapping, as read from a file or a command line.
@@ -116,7 +140,14 @@ class TrainingConfig(BaseModel):
             beta=self.beta,
             user_exponent=self.user_exponent,
             item_exponent=self.item_exponent,
+            n_hard=self.n_hard,
+            eta=self.eta,
+            kappa=self.kappa,
         )
+
+    def to_start_loss(self) -> Loss:
+        """Give the loss of the first sweeps of ``rg-softmax``: RG× with the same weights and prior."""
+        return replace(self.to_loss(), name="rgx", reg=self.start_reg, nu=1.0)
 
     def frozen_options(self) -> dict[str, Any]:
         """Give the options that a resumed run may not change, as JSON values."""

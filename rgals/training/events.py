@@ -94,6 +94,10 @@ class SweepEvent:
     """Seconds spent solving since sweep 0, over all resumed runs."""
     interactions_per_s: float
     """Interactions visited per second: each one once by user and once by item."""
+    step_length: float | None = None
+    """Of a re-expanded sweep, how far it went: less than 1 where the exact loss would have risen, 0 where it stayed."""
+    pass_s: float | None = None
+    """Of a re-expanded sweep, the seconds of its passes over all scores, which are part of ``seconds``."""
 
 
 @dataclass(frozen=True, slots=True)

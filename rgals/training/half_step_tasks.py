@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -11,20 +12,27 @@ from rgals.names import Factors, Float64Array, Side
 from rgals.numerics.half_step import HalfStepSystem, SolverChoice, rotate, solve_half_step, sum_rows
 from rgals.numerics.loss import Loss
 from rgals.numerics.pairwise import BLOCK_ROWS, SumNode
+from rgals.numerics.reexpansion import Entries, Expansion, join_items
 from rgals.numerics.sparse import InteractionRows
 from rgals.training.factor_blocks import SideFactors
 from rgals.training.weighted_shards import WeightedShards
 
 __all__ = [
+    "ShardEntries",
     "ShardSummary",
     "ShardTask",
     "SharedHalfStep",
     "Terms",
     "gather_fixed",
+    "gather_rows",
+    "load_rows",
     "solve_shard",
     "sum_shard",
     "warm_up_shard",
 ]
+
+ShardEntries: TypeAlias = Block[Expansion] | tuple[Block[Entries], ...]
+"""Where the entries of a re-expanded shard are: of users the expansion, of items one part for each shard of users."""
 
 Terms = tuple[Float64Array, Float64Array]
 """Background weights and ridges of a shard's rows, each float64 of shape (n_rows,)."""
@@ -46,6 +54,8 @@ class ShardTask:
         Their factors before the half-step.
     terms : Block
         Their background weights and ridges.
+    entries : Block of Expansion, tuple of Block of Entries, or None
+        For a re-expanded loss, its entries; None: the interactions of the shard.
     """
 
     side: Side
@@ -53,6 +63,7 @@ class ShardTask:
     shard: ShardRange
     initial: Block[Factors]
     terms: Block[Terms]
+    entries: ShardEntries | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +126,12 @@ class _Prepared:
 
 
 def gather_fixed(shared: SharedHalfStep, context: WorkerContext) -> _Prepared:
-    """Bring the fixed side into one rotated array of this worker, a block at a time.
+    """Bring the fixed side into one rotated array of this worker."""
+    return _Prepared(shared, _build_system(shared, gather_rows(shared, context)))
+
+
+def gather_rows(shared: SharedHalfStep, context: WorkerContext) -> Factors:
+    """Give the fixed side, rotated, a block at a time.
 
     The array's memory is kept for the next half-step: fresh memory costs more time than the rotation.
     """
@@ -126,20 +142,34 @@ def gather_fixed(shared: SharedHalfStep, context: WorkerContext) -> _Prepared:
     fixed = memory[: n_rows * n_factors].reshape(n_rows, n_factors)
     for shard, block in zip(shared.fixed.ranges, context.fetch_each(shared.fixed.blocks), strict=True):
         rotate(block, shared.fixed_matrix, context.n_threads, out=fixed[shard.start : shard.stop])
-    return _Prepared(shared, _build_system(shared, fixed))
+    return fixed
 
 
 def solve_shard(prepared: _Prepared, task: ShardTask, context: WorkerContext) -> tuple[Factors, ShardSummary]:
     """Solve one shard's rows; give their factors and their sums."""
     backgrounds, ridges = _writable(context.fetch(task.terms))
+    rows, linears, pulls = None, None, backgrounds
+    if task.entries is None:
+        rows = load_rows(prepared.shared, task.side, task.index, context)
+    elif isinstance(task.entries, tuple):
+        parts = [_writable_entries(part) for part in context.fetch_each(task.entries)]
+        joined = join_items(parts, prepared.system.fixed.shape[0])
+        rows, linears = joined.rows, joined.linears
+    else:
+        expansion = context.fetch(task.entries)
+        entries = _writable_entries(expansion.entries)
+        rows, linears = entries.rows, entries.linears
+        backgrounds, pulls = expansion.backgrounds.copy(), expansion.pulls.copy()
     solved = solve_half_step(
         prepared.system,
-        _load(prepared.shared, task.side, task.index, context),
+        rows,
         context.fetch(task.initial),
         backgrounds,
         ridges,
         first_block=task.shard.start // BLOCK_ROWS,
         n_threads=context.n_threads,
+        pulls=pulls,
+        linears=linears,
     )
     return solved.factors, ShardSummary(solved.nodes, solved.n_failed, solved.first_failed)
 
@@ -157,7 +187,7 @@ def sum_shard(shared: None, task: ShardTask, context: WorkerContext) -> list[Sum
 
 def warm_up_shard(shared: SharedHalfStep, task: tuple[Side, int], context: WorkerContext) -> None:
     """Load a shard and compile or load the kernels, by solving one row without entries."""
-    loaded = _load(shared, *task, context)
+    loaded = load_rows(shared, *task, context)
     weights = None if loaded.weights is None else loaded.weights[:0]
     rows = InteractionRows(np.zeros(2, dtype=np.int64), loaded.columns[:0], weights, loaded.n_columns)
     nothing = np.zeros((1, shared.fixed_matrix.shape[0]), dtype=np.float32)
@@ -180,7 +210,8 @@ def _build_system(shared: SharedHalfStep, fixed: Factors) -> HalfStepSystem:
     )
 
 
-def _load(shared: SharedHalfStep, side: Side, index: int, context: WorkerContext) -> InteractionRows:
+def load_rows(shared: SharedHalfStep, side: Side, index: int, context: WorkerContext) -> InteractionRows:
+    """Give one shard with its observed weights; it stays with the worker."""
     return context.resident(
         shared.run, resident_key(side, index), lambda: context.fetch(shared.shards).load(side, index)
     )
@@ -189,3 +220,12 @@ def _load(shared: SharedHalfStep, side: Side, index: int, context: WorkerContext
 def _writable(terms: Terms) -> Terms:
     """Copy terms that may lie in shared memory: kernels are compiled for arrays that can be written to."""
     return terms[0].copy(), terms[1].copy()
+
+
+def _writable_entries(entries: Entries) -> Entries:
+    """Copy entries that lie in shared memory, likewise."""
+    rows = entries.rows
+    if rows.weights is None or rows.weights.flags.writeable:
+        return entries
+    copied = InteractionRows(rows.indptr.copy(), rows.columns.copy(), rows.weights.copy(), rows.n_columns)
+    return Entries(copied, entries.linears.copy())

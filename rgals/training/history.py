@@ -31,6 +31,8 @@ class SweepSummary:
         Mean validation NDCG@k; None where it was not validated.
     softmax : float or None
         Exact softmax loss of the sample; None where it was not computed.
+    step_length : float or None
+        Of a re-expanded sweep, how far it went: 1 unless the exact objective would have risen; else None.
     """
 
     sweep: int
@@ -40,6 +42,7 @@ class SweepSummary:
     seconds: float
     ndcg: float | None = None
     softmax: float | None = None
+    step_length: float | None = None
 
 
 def objective_scale(history: Iterable[SweepSummary], *objectives: float) -> float:

@@ -31,6 +31,7 @@ from rgals.training.factor_blocks import FactorReader, FactorState
 from rgals.training.history import SweepSummary, check_half_step, objective_scale, relative_fall
 from rgals.training.monitor import SoftmaxMonitor, ValidationMonitor
 from rgals.training.result import TrainResult
+from rgals.training.reexpanding_solver import make_solver
 from rgals.training.solver import AlternatingSolver, StepLoad
 from rgals.training.warm_start import WarmStart
 
@@ -130,15 +131,9 @@ class TrainingRun:
         """Set up the solver from the newest checkpoint, another model's factors, or anew."""
         config = self._config
         self._initial = initial
-        self._solver = AlternatingSolver(
-            self._source,
-            config.to_loss(),
-            n_factors=config.n_factors,
-            seed=config.seed,
-            solver=config.solver,
-            cg_steps=config.cg_steps,
-            executor=self._executor,
-            state=None if is_resumed else self._starting_state(),
+        state = None if is_resumed else self._starting_state()
+        self._solver = make_solver(
+            self._source, config, self._executor, state=state, is_continued=initial is not None
         )
         if is_resumed:
             self._load_checkpoint()
@@ -232,8 +227,11 @@ class TrainingRun:
             return "sweeps"
         if self._has_settled():
             return "tolerance"
-        if config.patience is not None and best is not None and self._sweep - best.sweep >= config.patience:
-            return "patience"
+        if config.patience is not None and best is not None:
+            # The first sweeps of rg-softmax prepare the ground; they are not what patience is about.
+            waited = self._sweep - max(best.sweep, self._solver.n_start_sweeps)
+            if waited >= config.patience:
+                return "patience"
         return "interrupted" if self._should_stop() else None
 
     def advance(self) -> None:
@@ -311,9 +309,13 @@ class TrainingRun:
 
     def _has_settled(self) -> bool:
         """Tell whether the last sweep's fall of the objective is below the tolerance."""
-        if self._config.tolerance == 0 or not self._history:
+        if not self._history or self._solver.is_starting:
             return False
         last = self._history[-1]
+        if last.step_length == 0:
+            return True
+        if self._config.tolerance == 0 or last.sweep == self._solver.n_start_sweeps:
+            return False
         scale = objective_scale(self._history)
         fall = relative_fall(last.objective_before, last.objective_after_items, scale)
         return fall < self._config.tolerance
@@ -348,17 +350,23 @@ class TrainingRun:
                     mean_s=load.mean_s,
                 )
             )
+        expanded = record.expanded
         self._history.append(
-            SweepSummary(record.sweep, record.objective_before, middle, record.objective_after_items, seconds)
-        )
+            SweepSummary(
+                record.sweep, record.objective_before, middle, record.objective, seconds,
+                step_length=None if expanded is None else expanded.step_length,
+            )
+        )  # fmt: skip
         self._emit(
             SweepEvent(
                 sweep=record.sweep,
-                objective=record.objective_after_items,
-                fall=relative_fall(record.objective_before, record.objective_after_items, scale),
+                objective=record.objective,
+                fall=relative_fall(record.objective_before, record.objective, scale),
                 seconds=seconds,
                 train_s=self._train_s,
                 interactions_per_s=2 * n_interactions / max(seconds, 1e-9),
+                step_length=None if expanded is None else expanded.step_length,
+                pass_s=None if expanded is None else expanded.seconds,
             )
         )
 

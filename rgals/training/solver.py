@@ -31,6 +31,7 @@ from rgals.training.factor_blocks import (
     zero_side,
 )
 from rgals.training.half_step_tasks import (
+    ShardEntries,
     ShardSummary,
     ShardTask,
     SharedHalfStep,
@@ -42,7 +43,7 @@ from rgals.training.half_step_tasks import (
 )
 from rgals.training.weighted_shards import WeightedShards
 
-__all__ = ["AlternatingSolver", "FactorState", "StepLoad", "SweepRecord"]
+__all__ = ["AlternatingSolver", "ExpansionRecord", "FactorState", "StepLoad", "SweepRecord"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,26 @@ class StepLoad:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpansionRecord:
+    """The expansion around the factors that a sweep found.
+
+    Parameters
+    ----------
+    objective : float
+        The exact softmax loss with its ridge, of these factors.
+    step_length : float
+        How far the sweep went towards the minimum of the expansion before: 1, or less where the exact objective
+        would have risen; 0 where no step was short enough, and the factors stayed as they were.
+    seconds : float
+        Seconds of the passes over all scores.
+    """
+
+    objective: float
+    step_length: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class SweepRecord:
     """What one sweep did.
 
@@ -83,11 +104,14 @@ class SweepRecord:
     sweep : int
         Its number, from 1.
     objective_before, objective_after_users, objective_after_items : float
-        The objective, including its constant, before and after the two half-steps.
+        The objective, including its constant, before and after the two half-steps; for a re-expanded loss the
+        expansion's, which agrees with the loss before.
     user_s, item_s : float
         Seconds of the two half-steps.
     user_load, item_load : StepLoad
         How each half-step was spread over the workers.
+    expanded : ExpansionRecord or None
+        What the expansion around the new factors found; None for a loss that is quadratic itself.
     """
 
     sweep: int
@@ -98,6 +122,12 @@ class SweepRecord:
     item_s: float
     user_load: StepLoad
     item_load: StepLoad
+    expanded: ExpansionRecord | None = None
+
+    @property
+    def objective(self) -> float:
+        """The objective after the sweep."""
+        return self.objective_after_items if self.expanded is None else self.expanded.objective
 
 
 @dataclass(slots=True)
@@ -108,6 +138,7 @@ class _SideState:
     factors: SideFactors
     terms: tuple[Block[Terms], ...]
     sums: SideSums | None = field(default=None)
+    entries: tuple[ShardEntries, ...] | None = field(default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +200,8 @@ class AlternatingSolver:
         if isinstance(state, FactorState):
             _check_state(state, source, n_factors)
         self._shards = WeightedShards.prepare(source, loss, executor, self._run)
+        self._constant = self._shards.constant
+        self._turned: Float64Array = np.eye(n_factors)
         self._shards_block = executor.put(self._shards)
         self._sides: dict[Side, _SideState] = {}
         self._terms: dict[Side, tuple[Block[Terms], ...]] = {}
@@ -197,6 +230,16 @@ class AlternatingSolver:
     def sweep(self) -> int:
         """Sweeps done."""
         return self._sweep
+
+    @property
+    def n_start_sweeps(self) -> int:
+        """First sweeps that only prepare the others: none."""
+        return 0
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether the next sweep is one of them."""
+        return self._sweep < self.n_start_sweeps
 
     @property
     def objective(self) -> float:
@@ -265,7 +308,7 @@ class AlternatingSolver:
             else:
                 factors = draw_side(self._executor, layout, self._n_factors, self._seed)
             if side not in self._terms:
-                self._terms[side] = self._put_terms(side, layout.ranges)
+                self._terms[side] = self._put_terms(side, layout.ranges, self.loss)
             self._sides[side] = _SideState(layout, factors, self._terms[side])
         self._sweep = 0 if state is None else state.sweep
 
@@ -282,8 +325,8 @@ class AlternatingSolver:
         """Let the workers drop the shards of this run; the factors stay as long as somebody reads them."""
         self._executor.release(self._run)
 
-    def _put_terms(self, side: Side, ranges: tuple[ShardRange, ...]) -> tuple[Block[Terms], ...]:
-        terms = self._shards.terms(side)
+    def _put_terms(self, side: Side, ranges: tuple[ShardRange, ...], loss: Loss) -> tuple[Block[Terms], ...]:
+        terms = self._shards.terms(side, loss)
         return tuple(
             self._executor.put((terms.backgrounds[one.start : one.stop], terms.ridges[one.start : one.stop]))
             for one in ranges
@@ -345,7 +388,8 @@ class AlternatingSolver:
         factors, sums, load = self._solve_side(side, shared)
         fixed.factors, fixed.sums = fixed.factors.rotated(basis), rotated_sums
         solved.factors, solved.sums = factors, sums
-        rest = self._shards.constant + 0.5 * rotated_sums.ridge_norm
+        self._turned = self._turned @ basis
+        rest = self._constant + 0.5 * rotated_sums.ridge_norm
         bound = float(eigenvalues @ (mean * sums.linear))
         before = sums.objective_before + rest + 0.5 * float(eigenvalues @ (mean * mean))
         curvature = 0.5 * float(eigenvalues @ (sums.linear * sums.linear)) if mean.any() else 0.0
@@ -381,7 +425,8 @@ class AlternatingSolver:
     def _tasks(self, side: Side) -> list[ShardTask]:
         state = self._sides[side]
         pieces = zip(state.factors.ranges, state.factors.blocks, state.terms, strict=True)
-        return [ShardTask(side, index, *piece) for index, piece in enumerate(pieces)]
+        entries = state.entries or (None,) * len(state.terms)
+        return [ShardTask(side, index, *piece, entries[index]) for index, piece in enumerate(pieces)]
 
     def _sum_side(self, side: Side) -> SideSums:
         """Sum over the rows of a side that was not solved in this run yet."""

@@ -93,15 +93,16 @@ class WeightedShards:
         """Interactions of each row of a side, int64."""
         return self._degrees[side]
 
-    def terms(self, side: Side) -> SideTerms:
-        """Background weights and ridges of each row of a side."""
-        user_background = self._loss.user_background(self._sums["user"])
-        prior = self._loss.item_prior(self._degrees["item"])
+    def terms(self, side: Side, loss: Loss | None = None) -> SideTerms:
+        """Background weights and ridges of each row of a side; ``loss``: another one with the same weights."""
+        loss = self._loss if loss is None else loss
+        user_background = loss.user_background(self._sums["user"])
+        prior = loss.item_prior(self._degrees["item"])
         if side == "user":
             backgrounds, total = user_background, float(prior.sum())
         else:
             backgrounds, total = prior, float(user_background.sum())
-        return SideTerms(backgrounds, self._loss.ridge(backgrounds * total, self._sums[side]))
+        return SideTerms(backgrounds, loss.ridge(backgrounds * total, self._sums[side]))
 
     def load(self, side: Side, index: int, stored: InteractionRows | None = None) -> InteractionRows:
         """Give one shard with observed weights g (None where all are 1).

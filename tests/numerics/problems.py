@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from rgals.numerics.loss import LOSS_NAMES, Loss
+from rgals.numerics.loss import QUADRATIC_LOSS_NAMES, Loss
 from rgals.numerics.sparse import InteractionRows
 
 
@@ -18,7 +18,7 @@ def random_interactions(
     return InteractionRows.from_pairs(users, items, weights, n_users, n_items)
 
 
-def losses(names: tuple[str, ...] = LOSS_NAMES, min_alpha: float = 0.0) -> st.SearchStrategy[Loss]:
+def losses(names: tuple[str, ...] = QUADRATIC_LOSS_NAMES, min_alpha: float = 0.0) -> st.SearchStrategy[Loss]:
     exponent = st.sampled_from([0.0, 0.0, -0.5, 0.25])
     return st.builds(
         Loss,

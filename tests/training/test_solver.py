@@ -16,7 +16,7 @@ from rgals.execution import InProcessExecutor
 from rgals.names import Side
 from rgals.numerics import row_kernels
 from rgals.numerics.dense_twin import DenseProblem
-from rgals.numerics.loss import LOSS_NAMES, Loss
+from rgals.numerics.loss import QUADRATIC_LOSS_NAMES, Loss
 from rgals.numerics.sparse import InteractionRows
 from rgals.training.solver import AlternatingSolver, FactorState
 from tests.numerics.problems import losses, random_interactions
@@ -89,7 +89,7 @@ def test_an_exact_half_step_is_stationary_in_its_own_rows(loss: Loss, seed: int,
     assert np.abs(own).max() < 1e-3 * max(1.0, float(problem.weights.sum()))
 
 
-@pytest.mark.parametrize("name", LOSS_NAMES)
+@pytest.mark.parametrize("name", QUADRATIC_LOSS_NAMES)
 def test_many_sweeps_reach_a_stationary_point_of_the_whole_objective(name: str) -> None:
     rows = random_interactions(11, 10, 8)
     loss = Loss(name, alpha=0.5, reg=0.3, nu=0.5, beta=0.5)
@@ -103,7 +103,7 @@ def test_many_sweeps_reach_a_stationary_point_of_the_whole_objective(name: str) 
     assert np.abs(gradient).max() < 2e-3
 
 
-@pytest.mark.parametrize("name", LOSS_NAMES)
+@pytest.mark.parametrize("name", QUADRATIC_LOSS_NAMES)
 @pytest.mark.parametrize("other", ["woodbury", "cholesky", "cg"])
 def test_all_ways_to_solve_give_the_same_factors(name: str, other: str) -> None:
     rows = random_interactions(5, 14, 10, is_weighted=True)
@@ -171,7 +171,7 @@ def test_the_ials_member_equals_the_exact_solver_of_implicit(is_weighted: bool) 
     assert np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) < 1e-4
 
 
-@pytest.mark.parametrize("name", LOSS_NAMES)
+@pytest.mark.parametrize("name", QUADRATIC_LOSS_NAMES)
 @pytest.mark.parametrize("solver_name", ["cg", "exact"])
 def test_threads_and_shards_leave_every_bit(name: str, solver_name: str) -> None:
     rows = random_interactions(4, 2600, 1700, 0.004, is_weighted=True)
@@ -202,7 +202,7 @@ def test_a_run_continued_from_its_state_is_the_uninterrupted_run() -> None:
 
 def test_rows_and_columns_without_interactions_stay_finite() -> None:
     rows = InteractionRows.from_pairs(np.array([1, 1, 3]), np.array([0, 2, 2]), None, 5, 6)
-    for name in LOSS_NAMES:
+    for name in QUADRATIC_LOSS_NAMES:
         solver = make_solver(rows, Loss(name, 0.5, 0.1))
         for _ in range(3):
             solver.run_sweep()

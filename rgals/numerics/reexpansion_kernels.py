@@ -1,0 +1,207 @@
+"""The loops of the softmax expansion between its matrix products; symbols as in `rgals.numerics.reexpansion`."""
+
+import numpy as np
+
+from rgals.names import Factors, Float64Array, Offsets, Rows, Weights
+from rgals.numerics.compile import kernel
+from rgals.numerics.softmax_gradient_kernels import exp_below_zero
+
+__all__ = ["expand_users", "join_entries", "sort_by_item", "sum_exponentials"]
+
+_HARMLESS = np.float32(42.0)
+"""exp(-2 * 42) is still an ordinary float32, so that scores up to 42 need no maximum taken off."""
+_LEAST_CURVATURE = 1e-10
+"""Keeps every system definite, and divisions by roots of curvatures harmless."""
+
+
+@kernel
+def sum_exponentials(tile: Factors, bounds: Weights, maxima: Weights, sums: Weights) -> None:
+    """Give each row's m and its sum of exp(s - m): m is the row's bound if that is small, else its maximum."""
+    n_rows, n_columns = tile.shape
+    for r in range(n_rows):
+        row = tile[r]
+        maximum = bounds[r]
+        if not maximum <= _HARMLESS:
+            maximum = row[0]
+            for c in range(n_columns):
+                maximum = row[c] if row[c] > maximum else maximum
+        total = np.float32(0)
+        for c in range(n_columns):
+            total += exp_below_zero(row[c] - maximum)
+        maxima[r] = maximum
+        sums[r] = total
+
+
+@kernel
+def _log_sum(maxima: Factors, sums: Factors, row: int) -> float:
+    """Combine one row's tiles: the logarithm of its sum of exponentials."""
+    largest = np.float64(maxima[0, row])
+    for t in range(maxima.shape[0]):
+        largest = max(largest, np.float64(maxima[t, row]))
+    total = 0.0
+    for t in range(maxima.shape[0]):
+        total += sums[t, row] * np.exp(np.float64(maxima[t, row]) - largest)
+    return float(largest + np.log(total))
+
+
+@kernel
+def _score(vector: Weights, item: Weights) -> np.float32:
+    score = np.float32(0)
+    for f in range(vector.size):
+        score += vector[f] * item[f]
+    return score
+
+
+@kernel
+def expand_users(
+    maxima: Factors,
+    sums: Factors,
+    vectors: Factors,
+    items: Factors,
+    indptr: Offsets,
+    columns: Rows,
+    weights: Weights,
+    hard_items: Rows,
+    hard_scores: Factors,
+    log_prior: Weights,
+    eta: float,
+    kappa: float,
+    out_indptr: Offsets,
+    out_columns: Rows,
+    curvatures: Weights,
+    linears: Weights,
+    backgrounds: Float64Array,
+    pulls: Float64Array,
+    losses: Float64Array,
+) -> None:
+    """Write the entries and the background of consecutive users.
+
+    Parameters
+    ----------
+    maxima, sums : float32 arrays of shape (n_tiles, n_users)
+        Of `sum_exponentials`, over all items; scores have the log prior added unless ``log_prior`` is empty.
+    vectors, items : float32 arrays of n_factors columns
+        Where the model stands.
+    indptr, columns, weights
+        Observed entries of these users and their g; empty ``weights`` stand for 1.
+    hard_items, hard_scores : int32 and float32 arrays of shape (n_users, n_hard)
+        The hard negatives, in any order, -1 where there are none left; scores as in the tiles.
+    log_prior : float32 array of shape (n_items,), or empty
+        log pi; empty: uniform.
+    eta, kappa : float
+        Damping.
+    out_indptr : int64 array of shape (n_users + 1,)
+        Where each user's entries go: as many as observed and hard together.
+    out_columns, curvatures, linears
+        Out: the entries, items ascending.
+    backgrounds, pulls, losses : float64 arrays of shape (n_users,)
+        Out: omega, omega (1 - m), and the softmax loss of the user.
+    """
+    n_items, is_uniform = items.shape[0], log_prior.size == 0
+    names, places = np.empty(hard_items.shape[1], np.int32), np.empty(hard_items.shape[1], np.int64)
+    for u in range(vectors.shape[0]):
+        start, stop = indptr[u], indptr[u + 1]
+        if start == stop:
+            backgrounds[u], pulls[u], losses[u] = 0.0, 0.0, 0.0
+            continue
+        n_hard = 0
+        for k in range(hard_items.shape[1]):
+            if hard_items[u, k] >= 0:
+                names[n_hard] = hard_items[u, k]
+                places[n_hard] = k
+                n_hard += 1
+        order = np.argsort(names[:n_hard])
+        log_partition = _log_sum(maxima, sums, u)
+        # First the probabilities: what they leave over is the background.
+        weight, observed, mass, share = 0.0, 0.0, 0.0, 0.0
+        e, h, at = start, 0, out_indptr[u]
+        while e < stop or h < n_hard:
+            is_observed = h == n_hard or (e < stop and columns[e] < names[order[h]])
+            if is_observed:
+                item, g = columns[e], weights[e] if weights.size > 0 else np.float32(1)
+                score = np.float64(_score(vectors[u], items[item]))
+                weight += g
+                observed += g * score
+                lifted = score if is_uniform else score + log_prior[item]
+                e += 1
+            else:
+                item, lifted = names[order[h]], np.float64(hard_scores[u, places[order[h]]])
+                score, g = lifted if is_uniform else lifted - log_prior[item], np.float32(0)
+                h += 1
+            probability = np.exp(lifted - log_partition)
+            mass += probability
+            share += 1.0 / n_items if is_uniform else np.exp(np.float64(log_prior[item]))
+            out_columns[at] = item
+            # Until the weight of the user is known: score and probability.
+            linears[at] = score
+            curvatures[at] = probability if is_observed else -probability
+            at += 1
+        rest, space = max(1.0 - mass, 0.0), max(1.0 - share, 0.0)
+        has_rest = rest > 1e-7 and space > 1e-12
+        density = rest / space if has_rest else 0.0
+        # exp(level) is the mean of exp(s) over the items of the background.
+        level = log_partition + np.log(density) if has_rest else 0.0
+        if is_uniform:
+            level -= np.log(np.float64(n_items)) if has_rest else 0.0
+        omega = weight * density
+        backgrounds[u], pulls[u] = omega, omega * (1.0 - level)
+        losses[u] = weight * (log_partition - (np.log(np.float64(n_items)) if is_uniform else 0.0)) - observed
+        e = start
+        for k in range(out_indptr[u], at):
+            item, score, probability = out_columns[k], np.float64(linears[k]), np.float64(curvatures[k])
+            spread = omega * (1.0 / n_items if is_uniform else np.exp(np.float64(log_prior[item])))
+            if e < stop and columns[e] == item:
+                g = weights[e] if weights.size > 0 else np.float32(1)
+                slope, bend = weight * probability - g, weight * probability + eta * g
+                e += 1
+            else:
+                slope = -weight * probability
+                bend = kappa * slope
+            # The background covers every item: what it says of this one is taken back.
+            bend = max(bend - spread, _LEAST_CURVATURE)
+            curvatures[k] = bend
+            linears[k] = bend * score - slope + spread * (1.0 + score - level)
+
+
+@kernel
+def sort_by_item(
+    first_user: int,
+    indptr: Offsets,
+    columns: Rows,
+    curvatures: Weights,
+    linears: Weights,
+    item_indptr: Offsets,
+    users: Rows,
+    item_curvatures: Weights,
+    item_linears: Weights,
+) -> None:
+    """Transpose entries; ``item_indptr`` holds where each item's go, and is used up: users stay ascending."""
+    for u in range(indptr.size - 1):
+        for e in range(indptr[u], indptr[u + 1]):
+            at = item_indptr[columns[e]]
+            item_indptr[columns[e]] = at + 1
+            users[at] = first_user + u
+            item_curvatures[at] = curvatures[e]
+            item_linears[at] = linears[e]
+
+
+@kernel
+def join_entries(
+    indptr: Offsets,
+    users: Rows,
+    curvatures: Weights,
+    linears: Weights,
+    places: Offsets,
+    out_users: Rows,
+    out_curvatures: Weights,
+    out_linears: Weights,
+) -> None:
+    """Copy the entries of each item to ``places``, which move on."""
+    for i in range(indptr.size - 1):
+        at = places[i]
+        for e in range(indptr[i], indptr[i + 1]):
+            out_users[at] = users[e]
+            out_curvatures[at] = curvatures[e]
+            out_linears[at] = linears[e]
+            at += 1
+        places[i] = at

@@ -1,0 +1,294 @@
+"""Softmax by alternating least squares: a start with RG×, then the loss expanded anew around each sweep's factors.
+
+A re-expanded sweep solves the users and then the items on one quadratic, the expansion of
+`rgals.numerics.reexpansion` around the factors that the sweep begins with. The pass over all scores that
+makes the next expansion gives the exact loss of the new factors on the way; where that has risen, the factors
+go back half of the way, until it falls. So the exact loss with its ridge falls at every sweep.
+
+The first sweeps are those of RG× from zero, and what they end with is rescaled by the one temperature that
+suits the softmax loss best (`rgals.numerics.temperature`).
+"""
+
+import math
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from rgals.data.shards import InteractionSource
+from rgals.errors import NumericalError
+from rgals.execution import Block, Executor
+from rgals.names import SIDES, Side
+from rgals.numerics.loss import Loss
+from rgals.numerics.pairwise import SumNode, collapse_nodes
+from rgals.numerics.reexpansion import Entries, Expansion, log_prior_of
+from rgals.numerics.temperature import best_temperature
+from rgals.numerics.threads import one_blas_thread
+from rgals.numerics.weighting import weigh_entries
+from rgals.training.config import TrainingConfig
+from rgals.training.factor_blocks import BlockState, FactorState, SideFactors
+from rgals.training.monitor import read_user_rows, sample_rows
+from rgals.training.reexpansion_tasks import (
+    BlendTask,
+    CutTask,
+    SharedPass,
+    blend_block,
+    cut_entries,
+    expand_shard,
+    gather_items,
+    turn_entries,
+    warm_up_pass,
+)
+from rgals.training.solver import AlternatingSolver, ExpansionRecord, SweepRecord
+
+__all__ = ["ReexpandingSolver", "make_solver"]
+
+_MOST_HALVINGS = 6
+_RISE_TOLERANCE = 1e-7
+"""Rise of the exact objective, relative to its size, that rounding explains."""
+
+_TEMPERATURE_USERS = 512
+_TEMPERATURE_SCORES = 1 << 25
+"""Most scores that are held to find the temperature: 128 MiB."""
+
+
+class ReexpandingSolver(AlternatingSolver):
+    """Runs the sweeps of ``rg-softmax``; parameters as `AlternatingSolver`, and two more.
+
+    Parameters
+    ----------
+    start : Loss
+        Loss of the first sweeps, with the same observed weights and prior.
+    n_start_sweeps : int
+        How many there are; 0 expands around the given state at once.
+    """
+
+    def __init__(
+        self,
+        source: InteractionSource,
+        loss: Loss,
+        *,
+        n_factors: int,
+        seed: int,
+        executor: Executor,
+        start: Loss,
+        n_start_sweeps: int,
+        solver: str = "auto",
+        cg_steps: int = 3,
+        state: FactorState | BlockState | None = None,
+    ) -> None:
+        self._softmax_loss = loss
+        self._start_loss = start
+        self._n_start = n_start_sweeps
+        self._exact: float | None = None
+        super().__init__(
+            source, start, n_factors=n_factors, seed=seed, executor=executor, solver=solver, cg_steps=cg_steps, state=state
+        )
+
+    @property
+    def n_start_sweeps(self) -> int:
+        """First sweeps, of RG×."""
+        return self._n_start
+
+    def restore(self, state: FactorState | BlockState | None) -> None:
+        """Go on from other factors; parameters as the class."""
+        self.loss = self._start_loss
+        self._terms.clear()
+        self._exact = None
+        self._constant = self._shards.constant
+        super().restore(state)
+
+    def run_sweep(self) -> SweepRecord:
+        """Solve the users, then the items; then expand the loss around what was found.
+
+        Returns, raises
+        ---------------
+        See `AlternatingSolver.run_sweep`.
+        """
+        if self.is_starting:
+            return super().run_sweep()
+        if self._exact is None:
+            self._begin()
+        before = self._exact
+        assert before is not None  # noqa: S101 - set by _begin
+        self._constant, self._turned = 0.0, np.eye(self._n_factors)
+        origin = self.blocks
+        record = super().run_sweep()
+        # The expansion is the loss itself where the sweep began.
+        rest = before - record.objective_before
+        passed = self._settle(origin, before)
+        self._objective = passed.objective
+        return replace(
+            record,
+            objective_before=before,
+            objective_after_users=record.objective_after_users + rest,
+            objective_after_items=record.objective_after_items + rest,
+            expanded=passed,
+        )
+
+    def _warm_up(self) -> None:
+        super()._warm_up()
+        self._executor.on_each_worker(warm_up_pass, self._softmax_loss)
+
+    def _begin(self) -> None:
+        """Go over from the first loss to the softmax: other ridges, one temperature, and the first expansion."""
+        self.loss = self._softmax_loss
+        for side in SIDES:
+            self._terms[side] = self._put_terms(side, self.layout(side).ranges, self.loss)
+            self._sides[side].terms = self._terms[side]
+            self._sides[side].sums = None
+        if 0 < self._n_start == self._sweep:
+            scale = math.sqrt(self._find_temperature()) * np.eye(self._n_factors)
+            for side in SIDES:
+                factors = self._sides[side].factors.rotated(scale)
+                self._blend(side, factors, factors, 0.0)
+        self._exact = self._expand()
+
+    def _find_temperature(self) -> float:
+        """Fit the temperature on a sample of users."""
+        n_items = self._shards.source.n_items
+        n_users = max(1, min(_TEMPERATURE_USERS, _TEMPERATURE_SCORES // max(n_items, 1)))
+        users = sample_rows(np.flatnonzero(self.user_degrees), n_users, self._seed)
+        rows = read_user_rows(self._shards.source, users)
+        if self.loss.has_degree_weights:
+            by_user = self.loss.degree_factors("user", self.user_degrees[users])
+            rows = weigh_entries(rows, by_user, self.loss.degree_factors("item", self.item_degrees))
+        reader = self.reader
+        prior = self.loss.item_prior(self.item_degrees)
+        return best_temperature(
+            reader.read_rows("user", users),
+            reader.read_all("item"),
+            rows,
+            prior,
+            n_threads=self._executor.caller_threads,
+        )
+
+    def _settle(self, origin: BlockState, before: float) -> ExpansionRecord:
+        """Expand around the new factors, going back towards ``origin`` as long as the loss is above ``before``."""
+        started = time.perf_counter()
+        target, length = self.blocks, 1.0
+        found = self._expand()
+        for _ in range(_MOST_HALVINGS):
+            if found <= before + _RISE_TOLERANCE * abs(before):
+                break
+            length /= 2
+            self._take(origin, target, length)
+            found = self._expand()
+        else:
+            if not found <= before + _RISE_TOLERANCE * abs(before):
+                length = 0.0
+                self._take(origin, target, length)
+                found = self._expand()
+        self._exact = found
+        return ExpansionRecord(found, length, time.perf_counter() - started)
+
+    def _take(self, origin: BlockState, target: BlockState, length: float) -> None:
+        """Stand between the factors before and after the half-steps of this sweep."""
+        for side in SIDES:
+            self._blend(side, origin.side(side).rotated(self._turned), target.side(side), length)
+
+    def _blend(self, side: Side, before: SideFactors, after: SideFactors, length: float) -> None:
+        """Write ``before + length * (after - before)`` as new blocks."""
+        state, eye = self._sides[side], np.eye(self._n_factors)
+        blended = self._executor.map_blocks(
+            blend_block,
+            (before.matrix(eye), after.matrix(eye), length),
+            [BlendTask(*pair) for pair in zip(before.blocks, after.blocks, strict=True)],
+            keys=state.layout.keys,
+            costs=state.layout.costs,
+        )
+        blocks = tuple(result.block for result in blended)
+        state.factors, state.sums = SideFactors(after.ranges, blocks, self._n_factors), None
+
+    def _expand(self) -> float:
+        """Pass over all scores: new entries for both sides, and the exact objective of the present factors."""
+        users, items = self._sides["user"], self._sides["item"]
+        users.entries = items.entries = None
+        with one_blas_thread:
+            nodes, expansions = self._pass_over_scores()
+            users.entries = expansions
+            items.entries = self._hand_to_items(expansions)
+            ridge = sum(self._ridge_norm(side) for side in SIDES)
+        found = float(collapse_nodes(nodes)[0]) + 0.5 * ridge
+        if not math.isfinite(found):
+            raise NumericalError(
+                f"sweep {self._sweep}: expected a finite softmax loss, found {found!r} "
+                f"(reg={self.loss.reg}, eta={self.loss.eta}); raise reg, and check the weights"
+            )
+        return found
+
+    def _pass_over_scores(self) -> tuple[list[SumNode], tuple[Block[Expansion], ...]]:
+        users, items = self._sides["user"], self._sides["item"]
+        eye, nothing = np.eye(self._n_factors), np.zeros(self._n_factors)
+        step = self._share(items.factors, items.factors.matrix(eye), users.factors.matrix(eye), nothing, nothing)
+        shared = SharedPass(step, log_prior_of(self.loss.item_prior(self.item_degrees)))
+        results = self._executor.map_blocks(
+            expand_shard,
+            shared,
+            self._tasks("user"),
+            keys=users.layout.keys,
+            costs=[float(shard.n_rows) for shard in users.layout.ranges],
+            prepare=gather_items,
+        )
+        nodes: list[SumNode] = []
+        blocks: list[Block[Expansion]] = []
+        for result in results:
+            nodes.extend(result.summary)
+            blocks.append(result.block)
+        return nodes, tuple(blocks)
+
+    def _hand_to_items(self, expansions: tuple[Block[Expansion], ...]) -> tuple[tuple[Block[Entries], ...], ...]:
+        """Give each shard of items its entries, one part for each shard of users."""
+        users, items = self._sides["user"].layout, self._sides["item"].layout
+        tasks = [(block, shard.start) for block, shard in zip(expansions, users.ranges, strict=True)]
+        turned = [result.block for result in self._executor.map_blocks(turn_entries, None, tasks, keys=users.keys)]
+        cuts = [CutTask(block, shard) for block in turned for shard in items.ranges]
+        keys = [key for key in users.keys for _ in items.ranges]
+        parts = [result.block for result in self._executor.map_blocks(cut_entries, None, cuts, keys=keys)]
+        n_items = len(items.ranges)
+        return tuple(tuple(parts[index::n_items]) for index in range(n_items))
+
+    def _ridge_norm(self, side: Side) -> float:
+        state = self._sides[side]
+        if state.sums is None:
+            state.sums = self._sum_side(side)
+        return state.sums.ridge_norm
+
+
+def make_solver(
+    source: InteractionSource,
+    config: TrainingConfig,
+    executor: Executor,
+    *,
+    state: FactorState | BlockState | None = None,
+    is_continued: bool = False,
+) -> AlternatingSolver:
+    """Make the solver that a configuration asks for.
+
+    Parameters
+    ----------
+    source : InteractionSource
+        Training interactions.
+    config : TrainingConfig
+        All options.
+    executor : Executor
+        Who runs the shards.
+    state : FactorState, BlockState or None
+        Where to start from.
+    is_continued : bool
+        Whether the run began from another model's factors, so that ``rg-softmax`` needs no start of its own.
+    """
+    loss = config.to_loss()
+    options = {"n_factors": config.n_factors, "seed": config.seed, "cg_steps": config.cg_steps}
+    if not loss.is_reexpanded:
+        return AlternatingSolver(source, loss, executor=executor, solver=config.solver, state=state, **options)
+    return ReexpandingSolver(
+        source,
+        loss,
+        executor=executor,
+        start=config.to_start_loss(),
+        n_start_sweeps=0 if is_continued else config.start_sweeps,
+        solver=config.solver,
+        state=state,
+        **options,
+    )

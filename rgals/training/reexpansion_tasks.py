@@ -1,0 +1,136 @@
+"""What the workers do between two re-expanded sweeps: pass over all scores, hand entries to the items, step back."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rgals.data.shards import ShardRange
+from rgals.execution import Block, WorkerContext
+from rgals.names import Factors, Weights
+from rgals.numerics.half_step import rotate
+from rgals.numerics.loss import Loss
+from rgals.numerics.pairwise import BLOCK_ROWS, SumNode
+from rgals.numerics.reexpansion import Entries, Expansion, expand, join_items, split_by_item
+from rgals.numerics.sparse import InteractionRows
+from rgals.training.half_step_tasks import ShardTask, SharedHalfStep, gather_rows, load_rows
+
+__all__ = [
+    "BlendTask",
+    "CutTask",
+    "SharedPass",
+    "blend_block",
+    "cut_entries",
+    "expand_shard",
+    "gather_items",
+    "turn_entries",
+    "warm_up_pass",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPass:
+    """What all shards of a pass share.
+
+    Parameters
+    ----------
+    step : SharedHalfStep
+        The items as the fixed side; both matrices take the blocks into one basis.
+    log_prior : float32 array of shape (n_items,) or empty
+        `rgals.numerics.reexpansion.log_prior_of` the item prior.
+    """
+
+    step: SharedHalfStep
+    log_prior: Weights
+
+
+@dataclass(frozen=True, slots=True)
+class _PreparedPass:
+    shared: SharedPass
+    items: Factors
+
+
+def gather_items(shared: SharedPass, context: WorkerContext) -> _PreparedPass:
+    """Bring all items into one array of this worker."""
+    return _PreparedPass(shared, gather_rows(shared.step, context))
+
+
+def expand_shard(prepared: _PreparedPass, task: ShardTask, context: WorkerContext) -> tuple[Expansion, list[SumNode]]:
+    """Expand the softmax loss of one shard of users; give its sum, too."""
+    step = prepared.shared.step
+    found = expand(
+        rotate(context.fetch(task.initial), step.initial_matrix, context.n_threads),
+        prepared.items,
+        load_rows(step, task.side, task.index, context),
+        prepared.shared.log_prior,
+        step.loss,
+        first_block=task.shard.start // BLOCK_ROWS,
+        n_threads=context.n_threads,
+    )
+    return found, found.nodes
+
+
+def turn_entries(shared: None, task: tuple[Block[Expansion], int], context: WorkerContext) -> tuple[Entries, None]:
+    """Transpose the entries of one shard of users."""
+    del shared
+    block, first_user = task
+    return split_by_item(context.fetch(block).entries, first_user), None
+
+
+def warm_up_pass(shared: Loss, position: int, context: WorkerContext) -> None:
+    """Compile or load the kernels of a pass."""
+    del position, context
+    rows = InteractionRows(np.array([0, 1]), np.zeros(1, dtype=np.int32), None, 2)
+    vectors = np.zeros((2, 2), dtype=np.float32)
+    found = expand(vectors[:1], vectors, rows, vectors[0, :0], shared, first_block=0, n_threads=1)
+    join_items([split_by_item(found.entries, 0)] * 2, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class CutTask:
+    """The entries that one shard of users has with one shard of items.
+
+    Parameters
+    ----------
+    turned : Block of Entries
+        Of the users, by item.
+    items : ShardRange
+        Which items.
+    """
+
+    turned: Block[Entries]
+    items: ShardRange
+
+
+def cut_entries(shared: None, task: CutTask, context: WorkerContext) -> tuple[Entries, None]:
+    """Cut one part out; where nothing has to be sent, it is a view."""
+    del shared
+    turned = context.fetch(task.turned)
+    rows = turned.rows
+    start, stop = rows.indptr[task.items.start], rows.indptr[task.items.stop]
+    part: InteractionRows = rows.row_slice(task.items.start, task.items.stop)
+    return Entries(part, turned.linears[start:stop]), None
+
+
+@dataclass(frozen=True, slots=True)
+class BlendTask:
+    """One block of factors before and after a sweep.
+
+    Parameters
+    ----------
+    before, after : Block
+        The factors.
+    """
+
+    before: Block[Factors]
+    after: Block[Factors]
+
+
+def blend_block(
+    shared: tuple[Factors, Factors, float], task: BlendTask, context: WorkerContext
+) -> tuple[Factors, None]:
+    """Go a part of the way; ``shared``: what takes both into one basis, and the part."""
+    before_matrix, after_matrix, length = shared
+    before = rotate(context.fetch(task.before), before_matrix, context.n_threads)
+    after = rotate(context.fetch(task.after), after_matrix, context.n_threads)
+    part = np.float32(length)
+    return before + part * (after - before), None
