@@ -18,6 +18,7 @@ from rgals.numerics.fold_in import canonical_factors
 from rgals.numerics.loss import LossName
 from rgals.numerics.sparse import InteractionRows
 from rgals.training.config import SolverName
+from rgals.training.reexpanding_solver import make_solver
 from rgals.training.solver import AlternatingSolver, FactorState
 
 __all__ = ["RankingALS"]
@@ -34,25 +35,35 @@ class RankingALS(Queries):
     ----------
     n_factors : int
         Length of a user's and an item's vector, at least 1.
-    loss : {"rg2", "rgx", "ials"}
-        The expansion of the softmax loss, the same with its interaction term, or the weighted squared loss.
+    loss : {"rg2", "rgx", "ials", "rg-softmax"}
+        The expansion of the softmax loss, the same with its interaction term, the weighted squared loss, or the
+        softmax loss itself, expanded anew at every sweep.
     alpha : float
         Extra weight of the observed entries, at least 0. Under ``ials`` the confidence of an observed
         entry is ``1 + alpha * weight``.
-    reg : float
-        Ridge per unit of a row's total weight raised to ``nu``, at least 0.
+    reg : float or None
+        Ridge per unit of a row's total weight raised to ``nu``, at least 0; None takes 0.1, and 0.25 under
+        ``rg-softmax``.
     nu : float
         Exponent of a row's total weight in its ridge: 1 scales with it, 0 is flat.
     beta : float
         Exponent of the item degree in the prior of the negatives: 0 is uniform.
     user_exponent, item_exponent : float
         Exponents of the degrees in the observed weights.
-    n_sweeps : int
-        Number of sweeps, at least 1.
+    n_sweeps : int or None
+        Number of sweeps, at least 1; None takes 8, and 14 under ``rg-softmax``.
     solver : {"auto", "cg", "exact", "woodbury", "cholesky"}
         How rows are solved in the training; fold-in is always exact.
     cg_steps : int
         Conjugate gradient steps of a row, where they are used.
+    start_sweeps : int
+        Sweeps of RG× from which ``rg-softmax`` starts, counted in ``n_sweeps``; a warm start has none.
+    start_reg : float
+        Ridge of these sweeps.
+    n_hard : int
+        Hard negatives of each user that ``rg-softmax`` keeps exactly.
+    eta, kappa : float
+        Its damping: curvature added to an observed entry per unit of weight, and the factor of a hard negative's.
     n_threads : int or None
         Number of threads; 0 or None uses every processor. No result depends on it.
     random_state : int, numpy Generator, RandomState or None
@@ -71,7 +82,7 @@ class RankingALS(Queries):
     n_iter_ : int
         Number of finished sweeps, of earlier fits too after a warm start.
     objectives_ : float64 array of shape (sweeps of the last fit,)
-        The objective after each sweep; it does not rise.
+        The objective after each sweep; it does not rise, but where ``rg-softmax`` goes over from its start.
     fitted_loss_ : Loss
         The loss of the last fit, which fold-in uses.
     user_degrees_, item_degrees_ : int64 arrays
@@ -98,14 +109,19 @@ class RankingALS(Queries):
         n_factors: int = 64,
         loss: LossName = "rg2",
         alpha: float = 0.03,
-        reg: float = 0.1,
+        reg: float | None = None,
         nu: float = 1.0,
         beta: float = 0.0,
         user_exponent: float = 0.0,
         item_exponent: float = 0.0,
-        n_sweeps: int = 8,
+        n_sweeps: int | None = None,
         solver: SolverName = "auto",
         cg_steps: int = 3,
+        start_sweeps: int = 6,
+        start_reg: float = 0.1,
+        n_hard: int = 200,
+        eta: float = 0.25,
+        kappa: float = 1.5,
         n_threads: int | None = None,
         random_state: "int | np.random.Generator | np.random.RandomState | None" = None,
         warm_start: bool = False,
@@ -122,6 +138,11 @@ class RankingALS(Queries):
         self.n_sweeps = n_sweeps
         self.solver = solver
         self.cg_steps = cg_steps
+        self.start_sweeps = start_sweeps
+        self.start_reg = start_reg
+        self.n_hard = n_hard
+        self.eta = eta
+        self.kappa = kappa
         self.n_threads = n_threads
         self.random_state = random_state
         self.warm_start = warm_start
@@ -166,15 +187,9 @@ class RankingALS(Queries):
                 f"fit: expected at least one interaction, found a matrix of shape {(rows.n_rows, rows.n_columns)} "
                 "without any; check the filters that made it"
             )
-        solver = AlternatingSolver(
-            InMemoryInteractions(rows),
-            config.to_loss(),
-            n_factors=config.n_factors,
-            seed=config.seed,
-            solver=config.solver,
-            cg_steps=config.cg_steps,
-            executor=InProcessExecutor(threads),
-            state=self._starting_state(),
+        state = self._starting_state()
+        solver = make_solver(
+            InMemoryInteractions(rows), config, InProcessExecutor(threads), state=state, is_continued=state is not None
         )
         self._run_sweeps(solver, rows, config.n_sweeps, show_progress, callback)
         return self
@@ -257,7 +272,7 @@ class RankingALS(Queries):
                 for number in range(n_sweeps):
                     record = solver.run_sweep()
                     finished = solver.state
-                    objectives.append(record.objective_after_items)
+                    objectives.append(record.objective)
                     progress.update(task, advance=1, status=f"objective {objectives[-1]:.6g}")
                     if callback is not None:
                         self._keep(solver, rows, finished, objectives)
@@ -270,12 +285,12 @@ class RankingALS(Queries):
         self, solver: AlternatingSolver, rows: InteractionRows, state: FactorState, objectives: list[float]
     ) -> None:
         """Store what was learned, with the factors in the basis that fold-in needs no copy for."""
-        self.fitted_loss_ = solver.loss
+        self.fitted_loss_ = solver.final_loss
         self.weight_scale_ = solver.weight_scale
         self.user_degrees_, self.item_degrees_ = solver.user_degrees, solver.item_degrees
         self.user_weight_sums_ = self._observed_weight_sums(rows, self.item_degrees_)
         self.user_factors, self.item_factors = canonical_factors(
-            state.user_factors, state.item_factors, solver.loss, solver.item_degrees, self._thread_count()
+            state.user_factors, state.item_factors, solver.final_loss, solver.item_degrees, self._thread_count()
         )
         self.objectives_ = np.array(objectives)
         self.n_iter_ = state.sweep

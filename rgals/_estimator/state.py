@@ -30,6 +30,11 @@ class EstimatorState:
     item_exponent: Any
     solver: Any
     cg_steps: Any
+    start_sweeps: Any
+    start_reg: Any
+    n_hard: Any
+    eta: Any
+    kappa: Any
     n_threads: Any
     random_state: Any
     warm_start: Any
@@ -91,19 +96,24 @@ class EstimatorState:
 
     def _checked_config(self, seed: int) -> TrainingConfig:
         """Check every parameter of the training at once; the message of the error lists each problem."""
+        chosen = {name: getattr(self, name) for name in ("reg", "n_sweeps")}
         return TrainingConfig(
             loss=self.loss,
             n_factors=self.n_factors,
-            n_sweeps=self.n_sweeps,
             alpha=self.alpha,
-            reg=self.reg,
             nu=self.nu,
             beta=self.beta,
             user_exponent=self.user_exponent,
             item_exponent=self.item_exponent,
             solver=self.solver,
             cg_steps=self.cg_steps,
+            start_sweeps=self.start_sweeps,
+            start_reg=self.start_reg,
+            n_hard=self.n_hard,
+            eta=self.eta,
+            kappa=self.kappa,
             seed=seed,
+            **{name: value for name, value in chosen.items() if value is not None},
         )
 
     def _thread_count(self) -> int:

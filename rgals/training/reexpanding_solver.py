@@ -86,6 +86,11 @@ class ReexpandingSolver(AlternatingSolver):
         )
 
     @property
+    def final_loss(self) -> Loss:
+        """The loss whose minimum the run looks for: the softmax."""
+        return self._softmax_loss
+
+    @property
     def n_start_sweeps(self) -> int:
         """First sweeps, of RG×."""
         return self._n_start

@@ -190,6 +190,8 @@ class AlternatingSolver:
     ) -> None:
         if n_factors < 1:
             raise InputError(f"n_factors: expected at least 1, found {n_factors}")
+        if loss.is_reexpanded:
+            raise InputError(f"loss: expected one that is quadratic itself, found {loss.name}; use make_solver")
         if source.n_interactions == 0:
             raise InputError("the training part holds no interactions; check the split and the filters of ingest")
         self.loss = loss
@@ -230,6 +232,11 @@ class AlternatingSolver:
     def sweep(self) -> int:
         """Sweeps done."""
         return self._sweep
+
+    @property
+    def final_loss(self) -> Loss:
+        """The loss whose minimum the run looks for."""
+        return self.loss
 
     @property
     def n_start_sweeps(self) -> int:

@@ -124,6 +124,7 @@ def _baseline(
 
 _DEGREES = ("alpha", "reg", "nu", "user_exponent", "item_exponent")
 _PAPER = ("alpha", "reg", "nu")
+_SOFTMAX = ("reg", "nu", "eta", "user_exponent", "item_exponent")
 
 _STEADY: dict[str, Any] = {"decay": "constant", "batch_users": 256}
 """A rate that does not fall lets a trial end by itself, on small and large data; falling ones end in the same place."""
@@ -172,6 +173,10 @@ CONTENDERS: dict[str, Contender] = {
         _family("rgx", "RG\u00d7", "rgx", _PAPER),
         _family("rg2-degree", "RG², degree weights", "rg2", _DEGREES),
         _family("rgx-degree", "RG\u00d7, degree weights", "rgx", _DEGREES),
+        Contender(
+            "rg-softmax", "RG, re-expanded to softmax", "rg",
+            family_space(_SOFTMAX, "rg-softmax"), 20, 4, "rg-softmax",
+        ),
         Contender(
             "softmax", "softmax, dot product", "softmax", _DOT, 60, 5,
             baseline=_baseline(SoftmaxOptions, fit_softmax, rounds="n_epochs", scores="dot", **_STEADY),

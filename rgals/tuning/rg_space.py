@@ -1,4 +1,4 @@
-"""What a search may choose for the losses that rgals trains itself: rg2, rgx, ials."""
+"""What a search may choose for the losses that rgals trains itself: rg2, rgx, ials, rg-softmax."""
 
 from collections.abc import Sequence
 
@@ -36,7 +36,29 @@ _SQUARES = SearchSpace(
     )
 )
 
-SEARCHABLE: tuple[str, ...] = _EXPANSIONS.names
+# The ridge is what keeps the softmax from fitting too well: too little and it does within three sweeps, too much and
+# the scores collapse. A re-expanded model can gain from either sign of the exponents.
+_SOFTMAX = SearchSpace(
+    (
+        Dimension("reg", 0.08, 1.0, log=True, default=0.25),
+        Dimension("nu", 0.6, 1.1, default=1.0),
+        Dimension("eta", 0.1, 1.0, log=True, default=0.25),
+        Dimension("alpha", 1e-3, 1.0, log=True, default=0.03),
+        Dimension("start_reg", 0.01, 1.0, log=True, default=0.1),
+        Dimension("user_exponent", -0.5, 0.5, default=0.0),
+        Dimension("item_exponent", -0.5, 0.5, default=0.0),
+        Dimension("beta", -1.0, 1.0, default=0.0),
+    )
+)
+
+_SPACES: dict[LossName, SearchSpace] = {
+    "rg2": _EXPANSIONS,
+    "rgx": _EXPANSIONS,
+    "ials": _SQUARES,
+    "rg-softmax": _SOFTMAX,
+}
+
+SEARCHABLE: tuple[str, ...] = tuple(dict.fromkeys(name for space in _SPACES.values() for name in space.names))
 """Every option of the loss that can be searched."""
 
 
@@ -48,7 +70,11 @@ def default_search(loss: LossName) -> tuple[str, ...]:
     Never ``beta``: a validation part drawn at random from the training part is as skewed towards popular items as
     the training part itself, so that it rewards a fit to that skew, and a test part that was drawn otherwise does not.
     """
-    return ("alpha", "reg") if loss == "ials" else ("alpha", "reg", "nu", "user_exponent", "item_exponent")
+    if loss == "ials":
+        return ("alpha", "reg")
+    if loss == "rg-softmax":
+        return ("reg", "nu", "eta", "user_exponent", "item_exponent")
+    return ("alpha", "reg", "nu", "user_exponent", "item_exponent")
 
 
 def family_space(names: Sequence[str] | None = None, loss: LossName = "rgx") -> SearchSpace:
@@ -74,10 +100,11 @@ def family_space(names: Sequence[str] | None = None, loss: LossName = "rgx") -> 
         If an option cannot be searched, or none is named.
     """
     wanted = default_search(loss) if names is None else tuple(dict.fromkeys(names))
-    unknown = [name for name in wanted if name not in SEARCHABLE]
+    space = _SPACES[loss]
+    unknown = [name for name in wanted if name not in space.names]
     if unknown or not wanted:
         raise InputError(
-            f"search: expected options of {', '.join(SEARCHABLE)}, found {', '.join(unknown) or 'none'}; "
+            f"search: expected options of {loss}, {', '.join(space.names)}, found {', '.join(unknown) or 'none'}; "
             "correct the names"
         )
-    return (_SQUARES if loss == "ials" else _EXPANSIONS).select(wanted)
+    return space.select(wanted)

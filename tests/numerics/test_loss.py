@@ -8,7 +8,7 @@ from rgals.numerics.loss import Loss
 
 
 def test_an_unknown_loss_names_the_known_ones() -> None:
-    with pytest.raises(InputError, match="rg2, rgx, ials, found 'bpr'"):
+    with pytest.raises(InputError, match="rg2, rgx, ials, rg-softmax, found 'bpr'"):
         Loss("bpr", 1.0, 0.1)  # type: ignore[arg-type]
 
 

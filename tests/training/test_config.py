@@ -28,7 +28,7 @@ def test_loss_receives_every_hyperparameter():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": "bpr"}, r"loss: expected 'rg2', 'rgx' or 'ials', found 'bpr'"),
+        ({"loss": "bpr"}, r"loss: expected 'rg2', 'rgx', 'ials' or 'rg-softmax', found 'bpr'"),
         ({"n_factors": 0}, r"n_factors: expected greater than or equal to 1, found 0"),
         ({"n_factors": 1.5}, r"n_factors: expected .*integer.*, found 1\.5"),
         ({"n_sweeps": 0}, "n_sweeps: expected greater than or equal to 1"),
