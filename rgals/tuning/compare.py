@@ -192,8 +192,8 @@ class _Comparing:
         budget = options.budget if contender.space.dimensions else 1
         if budget is not None and study.n_trials > budget:
             raise InputError(
-                f"{contender.name}: the comparison holds {study.n_trials} trials, asked for were {budget}; all models get "
-                f"the same: ask for at least {study.n_trials}, or choose another output"
+                f"{contender.name}: the comparison holds {study.n_trials} trials, asked for were {budget}; "
+                f"all models get the same: ask for at least {study.n_trials}, or choose another output"
             )
         is_done = self._left(study, budget) is None
         self.tell(StageEvent(contender.name, "tune", is_done, budget))
