@@ -34,7 +34,15 @@ from rgals.evaluation.evaluator import evaluate as evaluate_models
 from rgals.evaluation.page import write_page
 from rgals.evaluation.per_user import per_user_path, write_per_user
 from rgals.evaluation.protocol import EvaluationOptions, ScoringModel
-from rgals.evaluation.report import Difference, Measurement, Report, check_report_path, headline_metric, write_report
+from rgals.evaluation.report import (
+    Difference,
+    Measurement,
+    Report,
+    check_free,
+    check_report_path,
+    headline_metric,
+    write_report,
+)
 from rgals.execution import open_executor
 
 __all__ = ["evaluate", "main"]
@@ -99,6 +107,7 @@ def evaluate(
     """
     started_at = datetime.now(UTC)
     path = check_report_path(output, overwrite)
+    check_free([*[path.with_suffix(".html")] * page, *[per_user_path(path)] * per_user], overwrite)
     options = _read_options(k, part, gains, not rank_validation, cold_users, bootstrap, seed)
     if threads is not None and threads < 1:
         raise InputError(f"--threads: expected at least 1, found {threads}; leave it out to use every processor")
@@ -110,7 +119,7 @@ def evaluate(
         raise InputError(f"the model and a baseline are both called {shown_name!r}; give the model another --name")
     aligned = align_to_dataset(opened, data, shown_name)
     cutoff = int(headline_metric(options.cutoffs).partition("@")[2])
-    details = [describe_training(opened, shown_name, cutoff), *map(describe_baseline, wanted)]
+    details = [describe_training(opened, shown_name, cutoff, gains), *map(describe_baseline, wanted)]
     ials = _read_ials(ials_factors or opened.n_factors, ials_reg, ials_alpha, ials_sweeps, seed)
     # The items of a model and of the one before it.
     needed_bytes = 2 * aligned.item_factors.nbytes + _OBJECT_STORE_SPARE_BYTES
@@ -121,14 +130,14 @@ def evaluate(
             found = evaluate_models(
                 models, data, options, details=details, n_threads=threads, executor=workforce, progress=progress
             )
-    if page:
-        write_page(found.report, path.with_suffix(".html"))
-    if per_user:
-        write_per_user(found, data.user_ids, per_user_path(path))
     provenance = describe_run(data, started_at, where)
     created_at = datetime.now(UTC).isoformat(timespec="seconds")
     report = found.report.model_copy(update={"created_at": created_at, "provenance": provenance})
+    if per_user:
+        write_per_user(found, data.user_ids, per_user_path(path))
     write_report(report, path)
+    if page:
+        write_page(report, path.with_suffix(".html"))
     _print_summary(report)
     console = Console()
     console.print(f"Wrote {path}", markup=False, highlight=False, soft_wrap=True)

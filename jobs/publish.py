@@ -139,6 +139,8 @@ def _print(publication: Publication) -> None:
         typer.echo(f"rgals: warning: published by --force although {reason}", err=True)
     instead = f" in place of {event.previous}" if event.previous else ""
     console.print(f"Published {event.version}{instead}", markup=False, highlight=False, soft_wrap=True)
+    if publication.warning is not None:
+        typer.echo(f"rgals: warning: {publication.warning}", err=True)
     if publication.removed:
         console.print(f"Deleted {', '.join(publication.removed)}", markup=False, highlight=False, soft_wrap=True)
 

@@ -17,7 +17,7 @@ _TRIVIAL = ("popularity", "random")
 _RG_LOSSES = ("rg2", "rgx")
 
 
-def describe_training(model: Model, name: str, k: int) -> ModelDetails:
+def describe_training(model: Model, name: str, k: int, gains: str = "binary") -> ModelDetails:
     """Give a model's family and, where it was validated during its training, its curve.
 
     Parameters
@@ -28,14 +28,17 @@ def describe_training(model: Model, name: str, k: int) -> ModelDetails:
         Name in the report.
     k : int
         Cutoff of the report's headline metric; a curve of NDCG at another cutoff is left out.
+    gains : str
+        What a relevant item is worth in the report; likewise.
     """
     metrics = model.metrics
+    is_comparable = (metrics.get("validation_cutoff"), model.config.get("validation_gains", "binary")) == (k, gains)
     family = "rg" if model.config.get("loss") in _RG_LOSSES else "other"
     n_rounds = metrics.get("kept_sweep")
     curve: list[CurvePoint] = []
     train_s = 0.0
     for sweep in metrics.get("history") or ():
-        if sweep.get("ndcg") is None or "seconds" not in sweep or metrics.get("validation_cutoff") != k:
+        if sweep.get("ndcg") is None or "seconds" not in sweep or not is_comparable:
             return ModelDetails(name=name, family=family, n_rounds=n_rounds)
         train_s += sweep["seconds"]
         curve.append(

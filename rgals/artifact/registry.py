@@ -118,10 +118,13 @@ class Publication:
         ``publish``, or ``refused`` with the reasons in its judgement.
     removed : tuple of str
         Old versions that were deleted afterwards.
+    warning : str or None
+        Why old versions could not be deleted; the model is published all the same.
     """
 
     event: Event
     removed: tuple[str, ...] = ()
+    warning: str | None = None
 
     @property
     def is_published(self) -> bool:
@@ -240,6 +243,8 @@ def publish(
         former = store.read_current()
         judgement = judge(_current(store, former))
         if not judgement.is_passed and not force:
+            if _is_overtaken(store, former):
+                continue  # what it was compared with is not what a user gets now
             event = _event("refused", None, former, command, model=summarize_model(model, files), judgement=judgement)
             store.write_event(event)
             return Publication(event)
@@ -260,7 +265,7 @@ def publish(
                 is_forced=not judgement.is_passed,
             )
             store.set_current(event)
-            return Publication(event, () if keep is None else _remove_old(store, keep, command))
+            return Publication(event) if keep is None else _clean_up(store, event, keep, command)
     raise DataError(
         f"{store.folder}: other versions became current {_MAX_JUDGEMENTS} times while this one was judged; publish "
         "again when others are done"
@@ -333,18 +338,21 @@ def _parent(store: RegistryStore, held: dict[str, Version], version: str) -> str
     return found
 
 
-def _remove_old(store: RegistryStore, keep: int, command: str | None) -> tuple[str, ...]:
-    """Delete all versions but the newest, the current one and the one to go back to."""
-    current = store.read_current()
-    held = {version.name: version for version in _list_versions(store)}
-    if current is None:
-        return ()
-    kept = {*list(held)[-keep:], current.version, _parent(store, held, current.version)}
-    removed = tuple(name for name in held if name not in kept)
-    for name in removed:
-        store.remove_version(name)
-        store.write_event(_event("removed", name, current, command, model=held[name].event.model))
-    return removed
+def _clean_up(store: RegistryStore, event: Event, keep: int, command: str | None) -> Publication:
+    """Delete all versions but the newest, the current one and the one to go back to; what fails is only told."""
+    removed: list[str] = []
+    try:
+        current = store.read_current()
+        held = {version.name: version for version in _list_versions(store)}
+        newest = event.version if current is None else current.version
+        kept = {*list(held)[-keep:], newest, None if newest is None else _parent(store, held, newest)}
+        for name in (name for name in held if name not in kept):
+            store.remove_version(name)
+            removed.append(name)
+            store.write_event(_event("removed", name, current, command, model=held[name].event.model))
+    except (DataError, OSError) as error:
+        return Publication(event, tuple(removed), f"old versions could not be deleted: {error}")
+    return Publication(event, tuple(removed))
 
 
 def _current(store: RegistryStore, record: CurrentRecord | None) -> CurrentVersion | None:

@@ -81,7 +81,11 @@ class RegistryStore:
             return store
         if not create:
             raise DataError(f"{folder}: no {REGISTRY_NAME}, so this is not a registry; check the path")
-        if found := [name for name in store._names() if not name.startswith(".")]:
+        found = [name for name in store._names() if not name.startswith(".")]
+        if REGISTRY_NAME in found:  # made by somebody else just now
+            store._check_marker()
+            return store
+        if found:
             raise InputError(
                 f"{folder}: holds {found[0]} but no {REGISTRY_NAME}, so it is not a registry; choose a folder that is "
                 "new or empty"
@@ -125,7 +129,10 @@ class RegistryStore:
             version=event.version, since=event.at, manifest_sha256=event.model.manifest_sha256, event=event
         )
         self._write(self.folder, CURRENT_NAME, encode_record(record))
-        self.write_event(event)
+        # It has happened: what fails now must not look like a version that is not current. The event lies in
+        # CURRENT, every reader takes it from there, and whoever replaces CURRENT puts it into the history first.
+        with suppress(DataError, OSError):
+            self.write_event(event)
 
     def version_folder(self, version: str) -> Folder:
         """Address a version's model folder."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from rgals.baselines.model import FittedBaseline, RoundClock, Watch
+from rgals.baselines.model import FittedBaseline, Round, RoundClock, Watch
 from rgals.errors import InputError, MissingDependencyError, NumericalError
 from rgals.numerics.sparse import InteractionRows
 
@@ -108,10 +108,13 @@ def fit_in_rounds(
         if not all(np.isfinite(side).all() for side in (library_model.user_factors, library_model.item_factors)):
             raise NumericalError(f"implicit found no finite factors: {remedy}")
 
-    clock = RoundClock(watch)
+    def look(found: Round) -> bool:
+        check_finite()  # while the clock stands still
+        return watch is None or watch(found)
+
+    clock = RoundClock(look)
 
     def end_round(index: int, *_: object) -> None:
-        check_finite()
         if not clock.end_round(index + 1, None, model_at):
             raise _StoppedError
 

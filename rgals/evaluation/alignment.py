@@ -135,7 +135,8 @@ def align_model(
     Returns
     -------
     AlignedModel
-        Its ``notes`` say how many ids the model does not know; those count as misses.
+        Its ``notes`` say how many ids the model does not know. Unknown items count as misses; unknown users
+        get what the evaluation gives to users without factors.
 
     Raises
     ------
@@ -159,7 +160,7 @@ def align_model(
     notes = (
         f"trained on another dataset ({(fingerprint or 'unknown')[:12]}) and matched by id: of this one the model does "
         f"not know {n_unknown_users} of {dataset.n_users} users and {n_unknown_items} of {dataset.n_items} items; "
-        "they count as misses",
+        "such items cannot be found, and the users get what users without factors get",
         "held-out interactions may have been among its training interactions, unless both datasets were split alike",
     )
     return AlignedModel(

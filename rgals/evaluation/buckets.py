@@ -7,6 +7,7 @@ import numpy as np
 
 from rgals.evaluation.protocol import EvaluatedUsers
 from rgals.evaluation.report_sections import BucketDifference, ItemBucket, UserBucket, UserBucketDifference
+from rgals.evaluation.significance import round_differences
 from rgals.evaluation.values import ModelValues
 from rgals.names import BoolArray, Float64Array, IntArray, Offsets
 
@@ -169,7 +170,7 @@ def compare_by_user_bucket(
     buckets: Buckets, first: ModelValues, other: ModelValues, key: str
 ) -> list[UserBucketDifference]:
     """Count in each bucket the users for whom either model is better, by one metric."""
-    differences = first.by_user[key] - other.by_user[key]
+    differences = round_differences(first.by_user[key] - other.by_user[key])
     sizes = buckets.sizes
     n_better, n_worse = buckets.sum(differences > 0), buckets.sum(differences < 0)
     means = buckets.sum(differences) / sizes

@@ -98,17 +98,13 @@ def judge(difference: Difference | None, level: float) -> Outcome:
     -------
     {"better", "worse", "unclear", "unknown"}
         Better or worse needs an interval that leaves out 0, and, where there is one, a corrected p-value below
-        1 - level: two tests that must agree. Unknown without an interval and without a p-value.
+        1 - level: two tests that must agree. Unknown without an interval: a p-value of two sides does not say
+        which model ranks better.
     """
-    if difference is None or difference.mean is None:
+    if difference is None or difference.mean is None or difference.ci_low is None or difference.ci_high is None:
         return "unknown"
     p = _strictest_p(difference)
-    if difference.ci_low is None or difference.ci_high is None:
-        if p is None:
-            return "unknown"
-        is_beyond_chance = difference.mean != 0
-    else:
-        is_beyond_chance = difference.ci_low > 0 or difference.ci_high < 0
+    is_beyond_chance = difference.ci_low > 0 or difference.ci_high < 0
     if not is_beyond_chance or (p is not None and p >= 1 - level):
         return "unclear"
     return "better" if difference.mean > 0 else "worse"

@@ -79,7 +79,7 @@ def _draw_models(axes: Any, report: Mapping[str, Any], metric: str) -> None:
     for position, model in enumerate(models):
         value = model["metrics"][metric]
         mean = value["mean"] or 0.0
-        low, high = value["ci_low"] or mean, value["ci_high"] or mean
+        low, high = (mean if value[end] is None else value[end] for end in ("ci_low", "ci_high"))
         is_first = model["name"] == report["models"][0]["name"]
         axes.barh(position, mean, color=_ACCENT if is_first else _SOFT, height=0.6)
         axes.plot([low, high], [position, position], color=_INK, linewidth=1.5)

@@ -1,7 +1,7 @@
 """The report of an evaluation: its schema, writing and reading; ``docs/report-schema.md`` describes every field."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -57,6 +57,7 @@ __all__ = [
     "Tuning",
     "UserBucket",
     "UserBucketDifference",
+    "check_free",
     "check_report_path",
     "headline_metric",
     "read_report",
@@ -301,6 +302,19 @@ def check_report_path(location: str | Path, overwrite: bool) -> Path:
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path}: exists already; choose another output or pass --overwrite")
     return path
+
+
+def check_free(paths: Iterable[Path], overwrite: bool) -> None:
+    """Check that files beside a report may be written, before long work begins.
+
+    Raises
+    ------
+    OutputExistsError
+        If one is there and ``overwrite`` is false.
+    """
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise OutputExistsError(f"{path}: exists already; choose another output or pass --overwrite")
 
 
 def write_report(report: Report, path: Path) -> None:

@@ -6,7 +6,7 @@ from scipy.stats import wilcoxon
 from rgals.names import Float64Array
 from rgals.numerics.threads import available_threads, run_blocks
 
-__all__ = ["holm_correct", "wilcoxon_p_values"]
+__all__ = ["holm_correct", "round_differences", "wilcoxon_p_values"]
 
 _EXACT_PAIRS = 50
 """Up to here the distribution of the statistic is computed exactly, where no two differences are of equal size."""
@@ -44,7 +44,12 @@ def wilcoxon_p_values(differences: Float64Array, *, n_threads: int | None = None
     if not differences.shape[1]:
         return np.full(differences.shape[0], np.nan)
     threads = available_threads() if n_threads is None else n_threads
-    return np.array(run_blocks(_test, list(np.round(differences, _DECIMALS)), threads), dtype=np.float64)
+    return np.array(run_blocks(_test, list(round_differences(differences)), threads), dtype=np.float64)
+
+
+def round_differences(differences: Float64Array) -> Float64Array:
+    """Make equal what only the rounding of two means made unequal: 12 decimals are kept."""
+    return np.round(differences, _DECIMALS)
 
 
 def _test(differences: Float64Array) -> float:

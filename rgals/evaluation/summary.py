@@ -37,7 +37,7 @@ from rgals.evaluation.report import (
     headline_metric,
 )
 from rgals.evaluation.samples import choose_sample_users, describe_sample_users
-from rgals.evaluation.significance import holm_correct, wilcoxon_p_values
+from rgals.evaluation.significance import holm_correct, round_differences, wilcoxon_p_values
 from rgals.evaluation.values import ModelValues, identify_measurement
 from rgals.names import Float64Array
 from rgals.numerics.ranking import METRICS
@@ -262,7 +262,7 @@ def _summarize(values: ModelValues, details: ModelDetails | None, measured: _Mea
 
 def _compare(first: ModelValues, other: ModelValues, measured: _Measured) -> Comparison:
     """Compare two models user by user; p-values are not yet corrected."""
-    differences = np.array([first.by_user[key] - other.by_user[key] for key in first.by_user])
+    differences = round_differences(np.array([first.by_user[key] - other.by_user[key] for key in first.by_user]))
     resampled = measured.means[first.name] - measured.means[other.name]
     low, high = percentile_intervals(resampled, measured.options.level)
     p_bootstrap = bootstrap_p_values(resampled)

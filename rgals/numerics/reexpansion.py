@@ -32,16 +32,19 @@ from rgals.names import Factors, Float64Array, Offsets, Rows, Weights
 from rgals.numerics.loss import Loss
 from rgals.numerics.pairwise import BLOCK_ROWS, SumNode, merge_nodes
 from rgals.numerics.reexpansion_kernels import expand_users, join_entries, sort_by_item, sum_exponentials
+from rgals.numerics.selection import BUFFER_FACTOR, collect_tile
 from rgals.numerics.softmax_gradient_kernels import longest_row
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.threads import run_blocks
-from rgals.numerics.topk import offer_tile
 
 __all__ = ["Entries", "Expansion", "expand", "join_items", "log_prior_of", "split_by_item"]
 
 _TILE_USERS = 128
 _TILE_ITEMS = 2048
 """A tile of scores is a megabyte: it stays in a second-level cache. Fixed, so that no result depends on the machine."""
+
+_SPARE_PLACES = 128
+"""Room of a buffer for what one step of the selection adds."""
 
 _ABSENT = np.float32(-1e30)
 """log pi of an item of prior 0: finite, so that no tile makes a NaN."""
@@ -137,8 +140,8 @@ def expand(
 
     Notes
     -----
-    2 n_users n_items n_factors operations in float32, as many exponentials as scores, and a heap of the hard
-    negatives of each user. Memory beside the result: a tile of scores and the heaps of `_TILE_USERS`
+    2 n_users n_items n_factors operations in float32, as many exponentials as scores, and a buffer of the
+    hardest negatives of each user. Memory beside the result: a tile of scores and the buffers of `_TILE_USERS`
     users for each thread.
     """
     n_users, n_items = rows.n_rows, items.shape[0]
@@ -205,8 +208,10 @@ class _Pass:
         n_items, n_tiles = self.items.shape[0], self.longest.size
         maxima = np.empty((n_tiles, n_users), dtype=np.float32)
         sums = np.empty((n_tiles, n_users), dtype=np.float32)
-        hard_scores = np.full((n_users, n_hard), -np.inf, dtype=np.float32)
-        hard_items = np.full((n_users, n_hard), -1, dtype=np.int32)
+        n_buffer = BUFFER_FACTOR * n_hard + _SPARE_PLACES
+        hard_scores = np.empty((n_users, n_buffer), dtype=np.float32)
+        hard_items = np.empty((n_users, n_buffer), dtype=np.int32)
+        counts, thresholds = np.zeros(n_users, dtype=np.int64), np.full(n_users, -np.inf, dtype=np.float32)
         norms = np.float32(1.0001) * np.sqrt(np.square(vectors).sum(axis=1))
         cursors, ends = indptr[:-1].copy(), indptr[1:]
         memory = np.empty(n_users * min(_TILE_ITEMS, n_items), dtype=np.float32)
@@ -221,15 +226,14 @@ class _Pass:
                 bounds[:] = np.inf
             sum_exponentials(scores, bounds, maxima[tile], sums[tile])
             if n_hard:
-                nobody = self.rows.columns[:0]
-                offer_tile(
-                    scores, first, last - first, self.rows.columns, cursors, ends, nobody, hard_scores, hard_items
+                collect_tile(
+                    scores, first, self.rows.columns, cursors, ends, hard_scores, hard_items, counts, thresholds, n_hard
                 )
         found, users = self.found, slice(start, stop)
         expand_users(
             maxima, sums, vectors, self.items, indptr, self.rows.columns,
             _NOTHING if self.rows.weights is None else self.rows.weights,
-            hard_items, hard_scores, self.log_prior, self.loss.eta, self.loss.kappa,
+            hard_items, hard_scores, counts, n_hard, self.log_prior, self.loss.eta, self.loss.kappa,
             found.indptr[start : stop + 1], found.columns, found.curvatures, found.linears,
             found.backgrounds[users], found.pulls[users], found.losses[users],
         )  # fmt: skip

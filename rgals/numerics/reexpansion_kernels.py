@@ -4,6 +4,7 @@ import numpy as np
 
 from rgals.names import Factors, Float64Array, Offsets, Rows, Weights
 from rgals.numerics.compile import kernel
+from rgals.numerics.selection import keep_best
 from rgals.numerics.softmax_gradient_kernels import exp_below_zero
 
 __all__ = ["expand_users", "join_entries", "sort_by_item", "sum_exponentials"]
@@ -63,6 +64,8 @@ def expand_users(
     weights: Weights,
     hard_items: Rows,
     hard_scores: Factors,
+    counts: Offsets,
+    most_hard: int,
     log_prior: Weights,
     eta: float,
     kappa: float,
@@ -84,8 +87,12 @@ def expand_users(
         Where the model stands.
     indptr, columns, weights
         Observed entries of these users and their g; empty ``weights`` stand for 1.
-    hard_items, hard_scores : int32 and float32 arrays of shape (n_users, n_hard)
-        The hard negatives, in any order, -1 where there are none left; scores as in the tiles.
+    hard_items, hard_scores : int32 and float32 arrays of shape (n_users, n_buffer)
+        Where the hard negatives are among the first of ``counts``, in any order; reordered. Scores as in the tiles.
+    counts : int64 array of shape (n_users,)
+        How many have been collected.
+    most_hard : int
+        How many are kept.
     log_prior : float32 array of shape (n_items,), or empty
         log pi; empty: uniform.
     eta, kappa : float
@@ -98,18 +105,15 @@ def expand_users(
         Out: omega, omega (1 - m), and the softmax loss of the user.
     """
     n_items, is_uniform = items.shape[0], log_prior.size == 0
-    names, places = np.empty(hard_items.shape[1], np.int32), np.empty(hard_items.shape[1], np.int64)
     for u in range(vectors.shape[0]):
         start, stop = indptr[u], indptr[u + 1]
         if start == stop:
             backgrounds[u], pulls[u], losses[u] = 0.0, 0.0, 0.0
             continue
-        n_hard = 0
-        for k in range(hard_items.shape[1]):
-            if hard_items[u, k] >= 0:
-                names[n_hard] = hard_items[u, k]
-                places[n_hard] = k
-                n_hard += 1
+        n_hard = min(counts[u], most_hard)
+        if counts[u] > most_hard:
+            keep_best(hard_scores[u], hard_items[u], counts[u], most_hard)
+        names = hard_items[u]
         order = np.argsort(names[:n_hard])
         log_partition = _log_sum(maxima, sums, u)
         # First the probabilities: what they leave over is the background.
@@ -125,7 +129,7 @@ def expand_users(
                 lifted = score if is_uniform else score + log_prior[item]
                 e += 1
             else:
-                item, lifted = names[order[h]], np.float64(hard_scores[u, places[order[h]]])
+                item, lifted = names[order[h]], np.float64(hard_scores[u, order[h]])
                 score, g = lifted if is_uniform else lifted - log_prior[item], np.float32(0)
                 h += 1
             probability = np.exp(lifted - log_partition)

@@ -105,7 +105,7 @@ class ValidationMonitor:
     def measure(
         self, factors: ReadableFactors, item_degrees: Offsets, weight_scale: float, n_threads: int
     ) -> ValidationScore:
-        """Give the mean NDCG@k of the present factors.
+        """Give the mean NDCG@k of the present factors; users without factors get the most popular items.
 
         Parameters
         ----------
@@ -124,8 +124,14 @@ class ValidationMonitor:
         else:
             system = UserSystem.build(item_factors, self._loss, item_degrees, weight_scale)
             user_factors = system.solve(self._fold_in, n_threads)
-        ranked = top_k(user_factors, item_factors, self.cutoff, seen=self._seen, n_threads=n_threads)
-        metrics = ranking_metrics(ranked.items, self._held_out, [self.cutoff], self.gains)
+        items = top_k(user_factors, item_factors, self.cutoff, seen=self._seen, n_threads=n_threads).items
+        cold = np.flatnonzero(~user_factors.any(axis=1))
+        if cold.size:
+            # As an evaluation does, and serving: equal scores would rank items by their number.
+            ones, popularity = np.ones((cold.size, 1), dtype=np.float32), item_degrees[:, None].astype(np.float32)
+            seen = self._seen.take(cold)
+            items[cold] = top_k(ones, popularity, self.cutoff, seen=seen, n_threads=n_threads).items
+        metrics = ranking_metrics(items, self._held_out, [self.cutoff], self.gains)
         return ValidationScore(float(metrics[f"ndcg@{self.cutoff}"].mean()), int(self.user_rows.size))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rgals.data.dataset import Dataset
-from rgals.errors import CapacityError, InputError, MissingDependencyError
+from rgals.errors import CapacityError, InputError, MissingDependencyError, NumericalError
 from rgals.evaluation.evaluator import measure
 from rgals.evaluation.protocol import EvaluatedUsers
 from rgals.evaluation.values import ModelValues, load_values, save_values
@@ -111,7 +111,8 @@ def compare(
     Returns
     -------
     Comparison
-        Models that do not fit into memory, or whose library is missing, are left out, with the reason.
+        Models that do not fit into memory, whose library is missing, or that find no finite factors are left out,
+        with the reason.
 
     Raises
     ------
@@ -136,7 +137,7 @@ def compare(
         for name in options.models:
             try:
                 records.append(run.record(contender_named(name)))
-            except (CapacityError, MissingDependencyError, _NoTrialError) as error:
+            except (CapacityError, MissingDependencyError, NumericalError, _NoTrialError) as error:
                 left_out[name] = str(error)
                 run.tell(LeftOutEvent(name, str(error)))
     finally:
@@ -174,9 +175,8 @@ class _Comparing:
     def record(self, contender: Contender) -> ModelRecord:
         """Take a model through all stages."""
         path = self._folder.study_path(contender.name)
-        with Study.open(
-            path, {**self._identity, "model": contender.name}, contender.space, self._options.seed
-        ) as study:
+        identity = {**self._identity, "model": contender.name, "rules": contender.rules}
+        with Study.open(path, identity, contender.space, self._options.seed) as study:
             self._search(contender, study)
             best = study.best
             if best is None:
@@ -190,13 +190,18 @@ class _Comparing:
     def _search(self, contender: Contender, study: Study) -> None:
         options = self._options
         budget = options.budget if contender.space.dimensions else 1
+        if budget is not None and study.n_trials > budget:
+            raise InputError(
+                f"{contender.name}: the comparison holds {study.n_trials} trials, asked for were {budget}; "
+                f"all models get the same: ask for at least {study.n_trials}, or choose another output"
+            )
         is_done = self._left(study, budget) is None
         self.tell(StageEvent(contender.name, "tune", is_done, budget))
         while (left := self._left(study, budget)) is not None:
             n_trials, left_s = left
-            at_once = 1 if contender.loss is not None else min(n_trials, self._executor.n_workers)
-            asked = study.ask(at_once)
-            pruner = study.pruner(contender.patience, left_s)
+            is_alone = contender.loss is not None or contender.is_large
+            asked = study.ask(1 if is_alone else min(n_trials, self._executor.n_workers))
+            pruner = study.pruner(contender.patience, left_s, contender.warm_up)
             for (number, _), result in zip(asked, self._run(contender, asked, pruner, "tune"), strict=True):
                 study.tell(number, result)
                 best = study.best
@@ -250,29 +255,36 @@ class _Comparing:
     def _tell_rounds(self, contender: Contender, number: int, stage: Stage) -> Any:
         return lambda point: self.tell(RoundEvent(contender.name, stage, number, point))
 
-    def _asked(self, best: FinishedTrial) -> dict[str, Any]:
-        return {"trial": best.number, "options": best.result.options, "round": best.result.best_round}
+    def _asked(self, contender: Contender, best: FinishedTrial) -> dict[str, Any]:
+        result = best.result
+        return {
+            "trial": best.number, "options": result.options, "round": result.best_round, "rules": contender.rules,
+        }  # fmt: skip
 
     def _time(self, contender: Contender, best: FinishedTrial) -> TrialResult:
         """Fit on the training part once more, without a search beside it, and watch validation."""
-        found = self._folder.read_curve(contender.name, self._asked(best))
+        asked = self._asked(contender, best)
+        found = self._folder.read_curve(contender.name, asked)
         self.tell(StageEvent(contender.name, "curve", found is not None))
         if found is None:
             pruner = Pruner((), contender.patience, None)
             [found] = self._run(contender, [(-1, best.result.options)], pruner, "curve")
-            self._folder.write_curve(contender.name, self._asked(best), found)
+            if found.state == "failed":
+                raise _NoTrialError(f"the timed fit, with the options of trial {best.number}, failed: {found.reason}")
+            self._folder.write_curve(contender.name, asked, found)
         return found
 
     def _measure(self, contender: Contender, best: FinishedTrial) -> tuple[ModelValues, float, tuple[str, ...]]:
         """Fit on all that may be known and rank the test part, once."""
-        options, asked = self._options, {**self._asked(best), "source": self._source.fingerprint}
+        options, asked = self._options, {**self._asked(contender, best), "source": self._source.fingerprint}
         path = self._folder.values_path(contender.name, options.test_key())
         known = self._folder.read_final(contender.name, asked)
         is_reused = known is not None and path.exists()
         self.tell(StageEvent(contender.name, "final", is_reused))
         if known is not None and path.exists():
             return load_values(path), float(known["train_s"]), tuple(known["notes"])
-        path.unlink(missing_ok=True)
+        if known is None:  # values of another fit must not be taken for those of this one
+            self._folder.drop_values(contender.name)
         started = time.perf_counter()
         model = fit_final(
             contender,
@@ -290,5 +302,12 @@ class _Comparing:
         values = measure(model, self.users, options.to_evaluation(), n_threads=threads, executor=self._executor)
         save_values(values, path)
         # Written last: with it, the stage is finished.
-        self._folder.write_final(contender.name, asked, {"train_s": model.train_s, "notes": list(model.notes)})
-        return values, model.train_s, tuple(model.notes)
+        notes = (*model.notes, *self._worker_notes(contender))
+        self._folder.write_final(contender.name, asked, {"train_s": model.train_s, "notes": list(notes)})
+        return values, model.train_s, notes
+
+    def _worker_notes(self, contender: Contender) -> tuple[str, ...]:
+        n_workers = self._executor.n_workers
+        if n_workers == 1 or contender.loss is not None:
+            return ()
+        return (f"fitted by one process, where the models of the RG family had {n_workers} workers",)

@@ -101,13 +101,17 @@ class ComparisonFolder:
         """Keep what is known of the last fit of a model."""
         self._write(model, "final.json", asked, known)
 
+    def drop_values(self, model: str) -> None:
+        """Remove the measured values of a model, of every protocol."""
+        for path in (self.path / model).glob("values-*"):
+            path.unlink()
+
     def drop_measurements(self, models: tuple[str, ...]) -> None:
         """Remove timed and last fits of models, so that they are done again; the searches stay."""
         for model in models:
             for path in [self._file(model, "curve.json"), self._file(model, "final.json")]:
                 path.unlink(missing_ok=True)
-            for path in (self.path / model).glob("values-*"):
-                path.unlink()
+            self.drop_values(model)
 
     def _file(self, model: str, name: str) -> Path:
         return self.path / model / name

@@ -5,7 +5,7 @@ does well, so that a budget of few trials is spent around it: a baseline that wa
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel
@@ -68,8 +68,12 @@ class Contender:
         Rounds without a better validation NDCG that end a trial.
     loss : LossName or None
         The member of the loss family, which rgals trains itself; None for a baseline.
-    fit : callable or None
+    baseline : callable or None
         Fits a baseline; None where ``loss`` says what to train.
+    fixed : mapping
+        Options of a baseline that are not searched and not its defaults.
+    is_large : bool
+        Whether a fit may take most of a machine's memory, so that no other runs beside it.
     """
 
     name: str
@@ -80,6 +84,18 @@ class Contender:
     patience: int | None = None
     loss: LossName | None = None
     baseline: Fit | None = field(default=None, repr=False)
+    fixed: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    is_large: bool = False
+
+    @property
+    def warm_up(self) -> int:
+        """Rounds before which no trial is cut: a third of all, at least two."""
+        return max(2, self.n_rounds // 3)
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """What trials are comparable under, beside the space, as JSON values."""
+        return {"n_rounds": self.n_rounds, "patience": self.patience, "fixed": dict(self.fixed)}
 
     @property
     def fit(self) -> Fit:
@@ -90,7 +106,9 @@ class Contender:
 
 
 def _family(name: str, label: str, loss: LossName, searched: tuple[str, ...]) -> Contender:
-    return Contender(name, label, "rg", family_space(searched, loss), 12, 4, loss)
+    # A setting that was found on one dataset is no part of a comparison: nobody else has one.
+    space = replace(family_space(searched, loss), known=())
+    return Contender(name, label, "rg", space, 12, 4, loss)
 
 
 def _baseline(
@@ -99,7 +117,7 @@ def _baseline(
     *,
     rounds: str | None = None,
     **fixed: Any,
-) -> Fit:
+) -> dict[str, Any]:
     """Make a `Fit` of a baseline's function and its options; ``rounds`` names the option that counts them."""
     fields = options_class.model_fields
 
@@ -119,15 +137,15 @@ def _baseline(
         values |= {name: value for name, value in (("n_factors", n_factors), ("seed", seed)) if name in fields}
         return fit(train, options_class.model_validate(values), n_threads=n_threads, watch=watch)
 
-    return call
+    return {"baseline": call, "fixed": fixed}
 
 
 _DEGREES = ("alpha", "reg", "nu", "user_exponent", "item_exponent")
 _PAPER = ("alpha", "reg", "nu")
 _SOFTMAX = ("reg", "nu", "eta", "user_exponent", "item_exponent")
 
-_STEADY: dict[str, Any] = {"decay": "constant", "batch_users": 256}
-"""A rate that does not fall lets a trial end by itself, on small and large data; falling ones end in the same place."""
+_LARGE_BATCH: dict[str, Any] = {"batch_users": 256}
+"""Cosine scores bear larger batches, which are faster."""
 
 _COSINE = SearchSpace(
     (
@@ -178,39 +196,39 @@ CONTENDERS: dict[str, Contender] = {
             family_space(_SOFTMAX, "rg-softmax"), 20, 4, "rg-softmax",
         ),
         Contender(
-            "softmax", "softmax, dot product", "softmax", _DOT, 60, 5,
-            baseline=_baseline(SoftmaxOptions, fit_softmax, rounds="n_epochs", scores="dot", **_STEADY),
+            "softmax", "softmax, dot product", "softmax", _DOT, 60, 10,
+            **_baseline(SoftmaxOptions, fit_softmax, rounds="n_epochs", scores="dot"),
         ),
         Contender(
-            "softmax-cosine", "softmax, cosine", "softmax", _COSINE, 60, 5,
-            baseline=_baseline(SoftmaxOptions, fit_softmax, rounds="n_epochs", scores="cosine", **_STEADY),
+            "softmax-cosine", "softmax, cosine", "softmax", _COSINE, 60, 10,
+            **_baseline(SoftmaxOptions, fit_softmax, rounds="n_epochs", scores="cosine", **_LARGE_BATCH),
         ),
         Contender(
-            "sampled-softmax", "sampled softmax, cosine", "softmax", _COSINE, 60, 5,
-            baseline=_baseline(
-                SampledSoftmaxOptions, fit_sampled_softmax, rounds="n_epochs", scores="cosine", **_STEADY
+            "sampled-softmax", "sampled softmax, cosine", "softmax", _COSINE, 60, 10,
+            **_baseline(
+                SampledSoftmaxOptions, fit_sampled_softmax, rounds="n_epochs", scores="cosine", **_LARGE_BATCH
             ),
         ),
         Contender(
             "ials", "iALS (implicit)", "other", _IALS, 20, 4,
-            baseline=_baseline(IalsOptions, fit_ials, rounds="n_sweeps"),
+            **_baseline(IalsOptions, fit_ials, rounds="n_sweeps"),
         ),
         Contender(
             "bpr", "BPR (implicit)", "other", _BPR, 150, 10,
-            baseline=_baseline(BprOptions, fit_bpr, rounds="n_epochs"),
+            **_baseline(BprOptions, fit_bpr, rounds="n_epochs"),
         ),
         Contender(
             "item-item", "item neighbors (implicit)", "other", _NEIGHBORS,
-            baseline=_baseline(ItemItemOptions, fit_item_item),
+            **_baseline(ItemItemOptions, fit_item_item),
         ),
-        Contender("ease", "EASE", "other", _EASE, baseline=_baseline(EaseOptions, fit_ease)),
+        Contender("ease", "EASE", "other", _EASE, is_large=True, **_baseline(EaseOptions, fit_ease)),
         Contender(
             "popularity", "most popular", "trivial", SearchSpace(()),
-            baseline=_baseline(PopularityOptions, fit_popularity),
+            **_baseline(PopularityOptions, fit_popularity),
         ),
         Contender(
             "random", "random", "trivial", SearchSpace(()),
-            baseline=_baseline(RandomOptions, fit_random),
+            **_baseline(RandomOptions, fit_random),
         ),
     )
 }  # fmt: skip

@@ -12,6 +12,7 @@ from rgals.numerics.fold_in import UserSystem
 from rgals.training.config import TrainingConfig
 from rgals.training.trainer import train
 from rgals.tuning.contenders import Contender
+from rgals.tuning.fitting import load_kernels
 
 __all__ = ["final_source", "fit_final"]
 
@@ -62,6 +63,7 @@ def fit_final(
     """
     if contender.loss is not None:
         return _fit_family(contender, options, n_rounds, source, n_factors, seed, executor)
+    load_kernels(contender.name, n_factors)
     rows = source.read_part("train") if isinstance(source, Dataset) else source.read_all()
     fitted = contender.fit(
         rows,

@@ -23,7 +23,7 @@ from rgals.errors import DataError, FormatVersionError, InputError, StaleCheckpo
 from rgals.tuning.importance import option_importance
 from rgals.tuning.sampling import make_sampler, starting_point
 from rgals.tuning.space import SearchSpace
-from rgals.tuning.thresholds import median_thresholds
+from rgals.tuning.thresholds import WARM_UP_ROUNDS, median_thresholds
 from rgals.tuning.trial import Pruner, TrialResult
 
 __all__ = ["FinishedTrial", "Study"]
@@ -182,9 +182,11 @@ class Study:
         """Seconds of all trials that were told."""
         return sum(trial.result.seconds for trial in self.trials)
 
-    def pruner(self, patience: int | None = None, deadline_s: float | None = None) -> Pruner:
+    def pruner(
+        self, patience: int | None = None, deadline_s: float | None = None, warm_up: int = WARM_UP_ROUNDS
+    ) -> Pruner:
         """Give the rule for a trial that begins now; see `rgals.tuning.thresholds.median_thresholds`."""
-        return Pruner(median_thresholds([trial.result for trial in self.trials]), patience, deadline_s)
+        return Pruner(median_thresholds([trial.result for trial in self.trials], warm_up), patience, deadline_s)
 
     def importance(self) -> dict[str, float] | None:
         """Give the share of each option in what made trials good; see `option_importance`."""

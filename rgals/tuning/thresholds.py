@@ -13,16 +13,19 @@ MIN_TRIALS = 3
 """Finished trials before any is cut."""
 
 WARM_UP_ROUNDS = 2
-"""Rounds for which a trial is left alone."""
+"""Rounds for which a trial is left alone, unless more are asked for."""
 
 
-def median_thresholds(results: Sequence[TrialResult]) -> tuple[float, ...]:
+def median_thresholds(results: Sequence[TrialResult], warm_up: int = WARM_UP_ROUNDS) -> tuple[float, ...]:
     """Give, for each round, the median over the finished trials of the best NDCG that each had seen by then.
 
     Parameters
     ----------
     results : sequence of TrialResult
         Finished trials; those that failed do not count.
+    warm_up : int
+        Rounds for which a trial is left alone. How soon a round tells good from hopeless depends on the method: after
+        three sweeps of alternating least squares, and not after three epochs of a gradient method whose rate falls.
 
     Returns
     -------
@@ -40,7 +43,7 @@ def median_thresholds(results: Sequence[TrialResult]) -> tuple[float, ...]:
     thresholds = []
     for index in range(n_rounds):
         seen = reached[np.isfinite(reached[:, index]), index]
-        is_known = index >= WARM_UP_ROUNDS and seen.size >= MIN_TRIALS
+        is_known = index >= warm_up and seen.size >= MIN_TRIALS
         thresholds.append(float(np.median(seen)) if is_known else -math.inf)
     return tuple(thresholds)
 

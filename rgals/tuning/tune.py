@@ -252,7 +252,9 @@ def run_trial(
         return found
     if found.best_ndcg < judged_from:
         reason = "far below the best on the sample of users, so not judged on all"
-        return replace(found, reason=reason if found.reason is None else f"{found.reason}; {reason}")
+        # An NDCG of the sample cannot be compared with one of all users: such a trial must not become the best.
+        reason = reason if found.reason is None else f"{found.reason}; {reason}"
+        return replace(found, state="pruned", reason=reason)
     again = {**options.fixed, **values, "validate_every": found.best_round}
     last = replace(rules, n_sweeps=found.best_round, validation_users=options.judged_users)
     judged = run_training(last, again, Pruner(), executor)

@@ -371,3 +371,71 @@ def test_a_registry_that_cannot_be_written_to_is_named(tmp_path, models):
     (registry / ".lock").mkdir()
     with pytest.raises(DataError, match="cannot be written to"):
         publish(registry, models[1], accept)
+
+
+def test_what_fails_after_the_pointer_has_moved_does_not_look_like_a_failure(tmp_path, models, monkeypatch):
+    registry = tmp_path / "registry"
+    publish(registry, models[0], accept)
+
+    def fail(self, event):
+        raise DataError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RegistryStore, "write_event", fail)
+        found = publish(registry, models[1], accept)
+    assert (found.is_published, found.event.version) == (True, "v00002")
+    assert read_current(registry).version == "v00002"
+    assert [event.version for event in read_history(registry)] == ["v00001", "v00002"]
+    # The next one puts into the history what is missing there.
+    publish(registry, models[2], accept)
+    assert [event.version for event in read_history(registry)] == ["v00001", "v00002", "v00003"]
+    assert len(list((registry / "history").iterdir())) == 3
+
+
+def test_old_versions_that_cannot_be_deleted_are_only_told_of(tmp_path, models, monkeypatch):
+    registry = tmp_path / "registry"
+    for model in models[:3]:
+        publish(registry, model, accept)
+
+    def fail(self, version):
+        raise DataError(f"{version} cannot be removed")
+
+    monkeypatch.setattr(RegistryStore, "remove_version", fail)
+    found = publish(registry, models[3], accept, keep=2)
+    assert found.is_published
+    assert found.removed == ()
+    assert "v00001 cannot be removed" in found.warning
+    assert read_current(registry).version == "v00004"
+
+
+def test_a_refusal_against_what_is_no_longer_current_does_not_count(tmp_path, models):
+    registry = tmp_path / "registry"
+    publish(registry, models[0], accept)
+    shown = []
+
+    def judge(current):
+        shown.append(current.version)
+        if len(shown) == 1:
+            publish(registry, models[1], accept)
+            return judgement("worse than the old one")
+        return judgement()
+
+    found = publish(registry, models[2], judge)
+    assert shown == ["v00001", "v00002"]
+    assert (found.event.action, found.event.previous) == ("publish", "v00002")
+
+
+def test_of_two_first_publishers_the_later_finds_the_registry_of_the_other(tmp_path, models, monkeypatch):
+    registry = tmp_path / "registry"
+    real, asked = Folder.exists, []
+
+    def exists(self, *names):
+        found = real(self, *names)
+        if names == ("registry.json",) and not asked:
+            asked.append(names)
+            RegistryStore.open(registry, create=True)
+        return found
+
+    monkeypatch.setattr(Folder, "exists", exists)
+    assert publish(registry, models[0], accept).event.version == "v00001"
+    assert asked

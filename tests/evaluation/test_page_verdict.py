@@ -69,7 +69,7 @@ def test_what_was_not_tested_is_not_called_a_win() -> None:
         ({"p_holm": 0.06}, "unclear"),
         ({"p_holm": None, "p_wilcoxon": 0.06}, "unclear"),
         ({"p_holm": None, "p_wilcoxon": None, "p_bootstrap": None}, "better"),
-        ({"ci_low": None, "ci_high": None}, "better"),
+        ({"ci_low": None, "ci_high": None}, "unknown"),
         ({"ci_low": None, "ci_high": None, "p_holm": None, "p_wilcoxon": None, "p_bootstrap": None}, "unknown"),
         ({"mean": None}, "unknown"),
     ],

@@ -81,6 +81,19 @@ def test_values_of_another_measurement_are_refused(
         build_report(values, dataset, fewer, OPTIONS)
 
 
+def test_values_that_rounding_alone_parts_are_no_wins(
+    dataset: Dataset, users: EvaluatedUsers, values: list[ModelValues]
+) -> None:
+    first, second = values[0], values[1]
+    parted = {key: np.nextafter(array, 2) for key, array in first.by_user.items()}
+    report = build_report([first, replace(second, by_user=parted)], dataset, users, OPTIONS)
+    for found in report.comparisons[0].metrics.values():
+        assert (found.n_better, found.n_worse) == (0, 0)
+    assert [(bucket.n_better, bucket.n_worse) for bucket in report.comparisons[0].user_buckets].count((0, 0)) == len(
+        report.comparisons[0].user_buckets
+    )
+
+
 def test_the_reference_is_compared_with_each_other_and_the_models_keep_their_order(dataset: Dataset) -> None:
     found = evaluate(models(), dataset, OPTIONS, reference="b", metric="recall@3")
     report = found.report

@@ -152,7 +152,20 @@ def test_a_page_stands_beside_the_report_when_asked_for(folders: tuple[Path, Pat
     page = (tmp_path / "r.html").read_text()
     assert "mine" in page
     assert page.startswith("<!DOCTYPE html>")
+    assert "in-process, threads" in page  # where the numbers come from
     assert "r.html" in found.stdout
+
+
+def test_files_beside_a_report_are_not_replaced_unasked(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    model, dataset = folders
+    arguments = (model, "-d", dataset, "-o", tmp_path / "r.json", "--bootstrap", 0, "--baselines", "none")
+    for name, option in (("r.html", "--page"), ("r.per_user.parquet", "--per-user")):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(OutputExistsError, match=f"{name}: exists already"):
+            run(*arguments, option)
+        assert (tmp_path / name).read_text() == "mine"
+        assert not (tmp_path / "r.json").exists()
+        (tmp_path / name).unlink()
 
 
 def test_a_model_of_another_dataset_is_matched_by_id_with_a_warning(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -46,6 +46,14 @@ def test_without_a_comparable_value_for_each_sweep_there_is_no_curve(history: An
     assert describe_training(trained(history), "m", k).curve == []
 
 
+def test_a_curve_of_other_gains_is_left_out() -> None:
+    model = trained(SWEEPS)
+    assert describe_training(model, "m", 20, "graded").curve == []
+    model.config["validation_gains"] = "graded"
+    assert describe_training(model, "m", 20, "binary").curve == []
+    assert len(describe_training(model, "m", 20, "graded").curve) == 2
+
+
 def test_families_are_those_of_the_loss_and_of_the_baseline() -> None:
     ials = SimpleNamespace(config={"loss": "ials"}, metrics={})
     assert describe_training(ials, "m", 20).family == "other"  # type: ignore[arg-type]

@@ -55,6 +55,26 @@ def test_ndcg_agrees_with_a_brute_force_twin():
     assert score.n_users == n_users
 
 
+def test_users_without_factors_get_the_most_popular_items_as_in_an_evaluation():
+    train, held_out = planted()
+    cold = np.arange(0, N_USERS, 7)
+    degrees = train.degrees
+    degrees[cold] = 0
+    kept = np.repeat(degrees > 0, train.degrees)
+    users = np.repeat(np.arange(N_USERS), train.degrees)[kept]
+    train = InteractionRows.from_pairs(users, train.columns[kept], None, N_USERS, N_ITEMS)
+    state = random_state()
+    state.user_factors[cold] = 0
+    popularity = train.transpose().degrees
+    score = monitor_of(train, held_out).measure(state, popularity, 1.0, 1)
+    scores = (state.user_factors @ state.item_factors.T).astype(np.float64)
+    scores[cold] = popularity
+    ndcg, _ = dense_ndcg(scores, train, held_out, 5)
+    assert score.ndcg == pytest.approx(ndcg, rel=1e-12)
+    scores[cold] = 0
+    assert dense_ndcg(scores, train, held_out, 5)[0] != pytest.approx(ndcg, rel=1e-3)
+
+
 def test_graded_gains_are_the_held_out_weights():
     train, held_out = planted()
     generator = np.random.default_rng(3)

@@ -15,11 +15,12 @@ from rgals.evaluation.report import read_report, write_report
 from rgals.execution import InProcessExecutor
 from rgals.training.config import TrainingConfig
 from rgals.training.trainer import train
-from rgals.tuning import contenders
+from rgals.tuning import contenders, fitting
 from rgals.tuning.compare_folder import ComparisonFolder
 from rgals.tuning.compare_report import build_comparison_report, choose_reference
 from rgals.tuning.events import LeftOutEvent, RoundEvent, StageEvent, TrialEvent
 from rgals.tuning.space import Dimension, SearchSpace
+from rgals.tuning.study import Study
 from tests.evaluation.problems import PlainModel, random_parts, write_dataset
 from tests.training.executors import PicklingExecutor
 from tests.tuning.comparisons import make_dataset, run_comparison, small_options, without_seconds
@@ -198,6 +199,86 @@ def test_a_model_whose_trials_all_fail_is_left_out(dataset, tmp_path, monkeypatc
     replace_contender(monkeypatch, "ials", baseline=fail(NumericalError("row 3: no finite solution")))
     found = run_comparison(dataset, tmp_path, models=("ials", "popularity"))
     assert "row 3: no finite solution" in found.left_out["ials"]
+
+
+def test_a_model_whose_last_fit_fails_is_left_out(dataset, tmp_path, monkeypatch):
+    real = contenders.CONTENDERS["ials"].fit
+    n_interactions = dataset.read_part("train").n_interactions
+
+    def fit(train, options, **others):
+        if train.n_interactions > n_interactions:
+            raise NumericalError("no finite factors on all of it")
+        return real(train, options, **others)
+
+    replace_contender(monkeypatch, "ials", baseline=fit)
+    found = run_comparison(dataset, tmp_path, models=("ials", "popularity"))
+    assert found.left_out == {"ials": "no finite factors on all of it"}
+
+
+def test_a_timed_fit_that_fails_is_not_kept(dataset, tmp_path, monkeypatch):
+    real, calls = contenders.CONTENDERS["ials"].fit, []
+
+    def fit(train, options, **others):
+        calls.append(len(train.columns))
+        if len(calls) == 3:  # after the kernels and the one trial
+            raise NumericalError("not this time")
+        return real(train, options, **others)
+
+    fitting.load_kernels.cache_clear()
+    replace_contender(monkeypatch, "ials", baseline=fit)
+    first = run_comparison(dataset, tmp_path, models=("ials", "popularity"), budget=1)
+    assert "not this time" in first.left_out["ials"]
+    second = run_comparison(dataset, tmp_path, models=("ials", "popularity"), budget=1)
+    assert second.left_out == {}
+    assert second.records[0].curve.curve
+
+
+def test_no_trial_is_cut_in_the_first_third_of_its_rounds():
+    assert {name: contenders.CONTENDERS[name].warm_up for name in ("rg2", "softmax", "bpr", "ease")} == {
+        "rg2": 4, "softmax": 20, "bpr": 50, "ease": 2,
+    }  # fmt: skip
+
+
+def test_no_model_has_a_setting_that_the_others_do_not_have():
+    assert not any(contender.space.known for contender in contenders.CONTENDERS.values())
+
+
+@pytest.mark.parametrize("changed", [{"n_rounds": 11}, {"patience": 3}])
+def test_trials_of_other_rules_are_not_mixed(dataset, tmp_path, monkeypatch, changed):
+    run_comparison(dataset, tmp_path, models=("rg2",))
+    replace_contender(monkeypatch, "rg2", **changed)
+    with pytest.raises(StaleCheckpointError, match="rules"):
+        run_comparison(dataset, tmp_path, models=("rg2",))
+
+
+def test_a_smaller_budget_than_what_is_there_is_refused(dataset, tmp_path):
+    run_comparison(dataset, tmp_path, models=("rg2",), budget=3)
+    with pytest.raises(InputError, match="holds 3 trials, asked for were 2"):
+        run_comparison(dataset, tmp_path, models=("rg2", "popularity"), budget=2)
+
+
+def test_values_of_another_trial_are_not_taken_for_those_of_the_best(dataset, tmp_path, monkeypatch):
+    poor = SearchSpace((Dimension("reg", 0.01, 30.0, log=True, default=30.0),))
+    replace_contender(monkeypatch, "rg2", space=poor)
+    asked = {"models": ("rg2",), "cutoffs": (5, 10)}
+    run_comparison(dataset, tmp_path, **asked, budget=1)
+    [better] = run_comparison(dataset, tmp_path, models=("rg2",), cutoffs=(3, 5), budget=6).records
+    [again] = run_comparison(dataset, tmp_path, **asked, budget=6).records
+    assert again.values.options["reg"] == better.best.result.options["reg"] == again.best.result.options["reg"]
+
+
+def test_large_models_are_fitted_one_at_a_time(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(InProcessExecutor, "n_workers", property(lambda self: 3))
+    sizes, real = [], Study.ask
+
+    def ask(self, n):
+        sizes.append(n)
+        return real(self, n)
+
+    monkeypatch.setattr(Study, "ask", ask)
+    [record] = run_comparison(dataset, tmp_path, models=("ease",), budget=3).records
+    assert sizes == [1, 1, 1]
+    assert any("one process" in note for note in record.notes)
 
 
 @pytest.mark.parametrize("model", ["softmax-cosine", "rg2"])

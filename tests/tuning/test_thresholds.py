@@ -26,6 +26,12 @@ def test_a_threshold_is_the_median_of_the_best_so_far():
     assert found == (NONE, NONE, 0.3, 0.6)
 
 
+def test_a_longer_warm_up_leaves_trials_alone_for_longer():
+    trials = [result_of(0.1, 0.2, 0.3, 0.4)] * 3
+    assert median_thresholds(trials, 3) == (NONE, NONE, NONE, 0.4)
+    assert median_thresholds(trials, 9) == (NONE,) * 4
+
+
 def test_a_trial_that_ended_early_counts_with_its_best_later_on():
     cut = result_of(0.0, 0.1, 0.2, verdict="pruned")
     settled = result_of(0.0, 0.4, 0.3, 0.3, verdict="patience")

@@ -59,7 +59,7 @@ def test_a_trial_that_is_cut_is_not_judged(dataset):
 def test_a_trial_far_below_the_best_on_the_sample_is_not_judged(dataset):
     watched = trial(dataset, replace(OPTIONS, judged_users=150)).best_ndcg
     below, near = (trial(dataset, judged_from=watched + margin) for margin in (1e-9, 0.0))
-    assert (below.best_ndcg, below.state) == (watched, "complete")
+    assert (below.best_ndcg, below.state, below.is_scored) == (watched, "pruned", False)
     assert below.reason == "far below the best on the sample of users, so not judged on all"
     assert near.best_ndcg != watched
     assert near.reason is None
