@@ -61,7 +61,7 @@ class RankingALS(Queries):
     start_reg : float
         Ridge of these sweeps.
     n_hard : int
-        Hard negatives of each user that ``rg-softmax`` keeps exactly.
+        Hard negatives of each user whose curvature ``rg-softmax`` keeps one by one.
     eta, kappa : float
         Its damping: curvature added to an observed entry per unit of weight, and the factor of a hard negative's.
     n_threads : int or None
@@ -119,7 +119,7 @@ class RankingALS(Queries):
         cg_steps: int = 3,
         start_sweeps: int = 6,
         start_reg: float = 0.1,
-        n_hard: int = 200,
+        n_hard: int = 50,
         eta: float = 0.25,
         kappa: float = 1.5,
         n_threads: int | None = None,

@@ -112,7 +112,8 @@ class RowSystem:
         self._log_prior: Weights | None = None
         basis = arrays.basis.astype(np.float32)
         self._back = np.ascontiguousarray(basis.T)
-        pull = arrays.linear @ arrays.basis if loss.is_softmax_expansion else np.zeros_like(arrays.linear)
+        has_pull = loss.is_softmax_expansion and not loss.is_reexpanded
+        pull = arrays.linear @ arrays.basis if has_pull else np.zeros_like(arrays.linear)
         self._system = HalfStepSystem(
             fixed if arrays.is_canonical else rotate(np.ascontiguousarray(fixed), basis, 1),
             basis,

@@ -45,8 +45,18 @@ SOLVERS = tuple(_METHODS)
 
 _NO_WEIGHTS = np.empty(0, dtype=np.float32)
 
-_Terms: TypeAlias = tuple[Float64Array, Float64Array, Float64Array]
-"""Background weight, weight of v and ridge of consecutive rows, each float64 of shape (n_rows,)."""
+_NO_SLOPES = np.empty((0, 0), dtype=np.float32)
+
+_Terms: TypeAlias = tuple[Float64Array, Float64Array]
+"""Background weight and ridge of consecutive rows, each float64 of shape (n_rows,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Extras:
+    """What re-expanded rows have beside the others: linear weights of the entries, and slopes."""
+
+    linears: Weights | None
+    slopes: Factors | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +84,14 @@ class SolverChoice:
 
 @dataclass(frozen=True, slots=True)
 class SideSums:
-    """Sums over all rows z of one side, with their background weights w and their weights k of the vector v.
+    """Sums over all rows z of one side, with their background weights w.
 
     Parameters
     ----------
     gram : float64 array of shape (n_factors, n_factors)
         ``sum w z z'``.
     linear : float64 array of shape (n_factors,)
-        ``sum k z``.
+        ``sum w z``.
     ridge_norm : float
         ``sum ridge |z|^2``.
     objective_before, objective_after : float
@@ -209,8 +219,8 @@ def solve_half_step(
     *,
     first_block: int,
     n_threads: int,
-    pulls: Float64Array | None = None,
     linears: Weights | None = None,
+    slopes: Factors | None = None,
 ) -> SolvedRows:
     """Solve consecutive rows against the fixed side.
 
@@ -228,10 +238,10 @@ def solve_half_step(
         Number of the first row's block of ``BLOCK_ROWS`` rows.
     n_threads : int
         Threads; the result does not depend on it.
-    pulls : float64 array of shape (n_rows,) or None
-        Weight of the vector v for each row; None: the background weight.
     linears : float32 array of shape (n_interactions,) or None
         Linear weight l of each entry; None makes them of the weights.
+    slopes : float32 array of shape (n_rows, n_factors) or None
+        Of re-expanded rows, in the shared basis: see `rgals.numerics.row_kernels`.
 
     Returns
     -------
@@ -239,12 +249,12 @@ def solve_half_step(
         The factors, the packed sums and the number of failures.
     """
     n_rows, n_factors = initial.shape
-    pulls = backgrounds if pulls is None else pulls
+    extras = _Extras(linears, slopes)
     factors = np.empty((n_rows, n_factors), dtype=np.float32)
     status = np.zeros(n_rows, dtype=np.int32)
     nodes: list[SumNode | None] = [None] * -(-n_rows // BLOCK_ROWS)
     positions = find_hot_rows(rows.indptr)
-    hot = _solve_hot(system, rows, linears, positions, initial, (backgrounds, pulls, ridges), n_threads)
+    hot = _solve_hot(system, rows, extras, positions, initial, (backgrounds, ridges), n_threads)
     status[positions] = hot.status
 
     def solve_block(block: int) -> None:
@@ -255,13 +265,13 @@ def solve_half_step(
         start = part.start
         for row in (*positions[inside], part.stop):
             run, inner = slice(start, row), slice(start - part.start, row - part.start)
-            terms = backgrounds[run], pulls[run], ridges[run]
-            _solve_run(system, rows, linears, run, terms, factors[run], before[inner], after[inner], status[run])
+            terms = backgrounds[run], ridges[run]
+            _solve_run(system, rows, extras, run, terms, factors[run], before[inner], after[inner], status[run])
             start = row + 1
         inner_hot = positions[inside] - part.start
         factors[positions[inside]] = hot.factors[inside]
         before[inner_hot], after[inner_hot] = hot.before[inside], hot.after[inside]
-        terms = backgrounds[part], pulls[part], ridges[part]
+        terms = backgrounds[part], ridges[part]
         packed = _pack_sums(factors[part], terms, before.sum(), after.sum())
         nodes[block] = SumNode(0, first_block + block, packed)
 
@@ -278,7 +288,7 @@ def solve_half_step(
 def _solve_hot(
     system: HalfStepSystem,
     rows: InteractionRows,
-    linears: Weights | None,
+    extras: "_Extras",
     positions: IntArray,
     initial: Factors,
     terms: _Terms,
@@ -290,9 +300,11 @@ def _solve_hot(
         for k, row in enumerate(positions):
             # One by one: the bits of a product of several rows depend on how many they are.
             np.matmul(initial[row], system.basis, out=turned[k])
-    backgrounds, pulls, ridges = (values[positions, None] for values in terms)
-    diagonals = backgrounds * system.eigenvalues + ridges
-    hot = HotRows(rows, positions, turned, diagonals, -pulls * system.linear, linears)
+    backgrounds, ridges = (values[positions, None] for values in terms)
+    diagonals, constants = backgrounds * system.eigenvalues + ridges, -backgrounds * system.linear
+    if extras.slopes is not None:
+        constants += backgrounds * system.eigenvalues * turned - extras.slopes[positions]
+    hot = HotRows(rows, positions, turned, diagonals, constants, extras.linears)
     has_steps = _METHODS[system.choice.name] == METHOD_CG
     cg_steps = system.choice.cg_steps if has_steps else None
     return solve_hot_rows(system.fixed, hot, system.loss, cg_steps=cg_steps, n_threads=n_threads)
@@ -301,7 +313,7 @@ def _solve_hot(
 def _solve_run(
     system: HalfStepSystem,
     rows: InteractionRows,
-    linears: Weights | None,
+    extras: "_Extras",
     run: slice,
     terms: _Terms,
     factors: Factors,
@@ -315,10 +327,11 @@ def _solve_run(
         rows.indptr[run.start : run.stop + 1],
         rows.columns,
         _NO_WEIGHTS if rows.weights is None else rows.weights,
-        _NO_WEIGHTS if linears is None else linears,
+        _NO_WEIGHTS if extras.linears is None else extras.linears,
         system.fixed,
         system.eigenvalues,
         system.linear,
+        _NO_SLOPES if extras.slopes is None else extras.slopes[run],
         *terms,
         loss.curvature_from_weight,
         loss.linear_from_weight,
@@ -339,7 +352,6 @@ def sum_rows(
     *,
     first_block: int,
     n_threads: int,
-    pulls: Float64Array | None = None,
 ) -> list[SumNode]:
     """Give the packed `SideSums` of rows that are not solved now; the same bits as when they were.
 
@@ -353,14 +365,11 @@ def sum_rows(
         Number of the first row's block.
     n_threads : int
         Threads.
-    pulls : float64 array of shape (n_rows,) or None
-        Weight of each row in the linear sum; None: the background weight.
     """
-    pulls = backgrounds if pulls is None else pulls
 
     def sum_block(start: int) -> SumNode:
         part = slice(start, start + BLOCK_ROWS)
-        packed = _pack_sums(factors[part], (backgrounds[part], pulls[part], ridges[part]), 0.0, 0.0)
+        packed = _pack_sums(factors[part], (backgrounds[part], ridges[part]), 0.0, 0.0)
         return SumNode(0, first_block + start // BLOCK_ROWS, packed)
 
     return merge_nodes(run_blocks(sum_block, range(0, factors.shape[0], BLOCK_ROWS), n_threads))

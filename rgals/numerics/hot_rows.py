@@ -61,7 +61,7 @@ class HotRows:
     diagonals : float64 array of shape (n_hot, n_factors)
         D of each: background weight times eigenvalues, plus ridge.
     constants : float64 array of shape (n_hot, n_factors)
-        What the background gives to the right-hand side of each: ``-k v``.
+        What the background gives to the right-hand side of each: ``-w v``, or what a re-expanded row has for it.
     linears : float32 array or None
         The l of each entry of ``rows``; None makes them of the weights.
     """

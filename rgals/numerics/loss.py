@@ -63,7 +63,7 @@ class Loss:
         ``weight * user_degree**user_exponent * item_degree**item_exponent``, scaled so that the sum of
         all ``g`` equals the sum of all weights.
     n_hard : int
-        Hard negatives of each user, kept exactly; ``rg-softmax`` only, as the next two.
+        Hard negatives of each user, whose curvature is kept one by one; ``rg-softmax`` only, as the next two.
     eta : float
         Damping: curvature added to an observed entry for each unit of g, at least 0. A logistic term has
         at most 1/4.
@@ -91,7 +91,7 @@ class Loss:
     beta: float = 0.0
     user_exponent: float = 0.0
     item_exponent: float = 0.0
-    n_hard: int = 200
+    n_hard: int = 50
     eta: float = 0.25
     kappa: float = 1.5
 

@@ -1,27 +1,26 @@
-"""The softmax loss expanded where the model stands: every user's entries, background and exact loss.
+"""The softmax loss expanded where the model stands: every user's slope, entries, background and exact loss.
 
 The loss of a user with observed weights g, c = sum g, an item prior pi and scores s is
 
     L = c log sum_j pi_j exp(s_j) - sum_i g_i s_i
 
-At scores s0 its gradient by s_j is ``c p_j - g_j`` with ``p_j = pi_j exp(s0_j) / Z``. The observed items and the
-``n_hard`` others of the largest p are kept as entries of their own: gradient exact, curvature damped,
+At scores s0 its gradient by s_j is ``c p_j - g_j`` with ``p_j = pi_j exp(s0_j) / Z``. The expansion has that gradient
+for every item, and one of three curvatures:
 
-    observed        h = c p + eta g           hard negative        h = kappa c p
+    observed        c p + eta g
+    hard negative   kappa c p           the ``n_hard`` others of the largest p
+    all others      omega pi            omega = c (their probability) / (their prior)
 
-All other items share what is left of the probability, ``rho = 1 - sum of the entries' p``. Over their share
-``sigma = 1 - sum of the entries' pi`` of the prior their scores are taken to lie around one level m,
+To keep one background matrix B = sum_j pi_j q_j q_j' for all rows, the background covers all items, and the entries
+(observed items and hard negatives) take its curvature back: h = their own less ``omega pi``. A row z, which stands at
+z0, then has the system
 
-    exp(m) = rho Z / sigma        omega = c rho / sigma        c p_j ~ omega pi_j exp(s_j - m)
+    (omega B + sum_e h_e x_e x_e' + ridge I) z = omega B z0 + sum_e l_e x_e - t        l = h s0 + g
 
-so that to second order they cost ``omega sum_j pi_j [(s_j - m) + (s_j - m)^2 / 2]``. To keep one background
-matrix for all rows, that sum goes over all items, and the entries take their own part of it back: of h they
-lose ``omega pi_j``, of the gradient ``omega pi_j (1 + s0_j - m)``. The system of a row z is then
-
-    (omega B + sum_e h_e x_e x_e' + ridge I) z = sum_e l_e x_e - omega (1 - m) v
-
-with ``l = h s0 - gradient``, B and v as for RG². At s0 = 0 with no hard negatives, omega = c, m = 0, h = eta g and
-l = g: RG² itself. With all items as entries it is a damped Newton step of the dense softmax.
+with the slope ``t = sum_j c p_j q_j`` of a user, over all items, and ``t = sum_u c_u p_ui p_u`` of an item, over all
+users at their new vectors. It is a Newton-type step on the exact gradient: where it stands still, the loss with
+its ridge is stationary. At s0 = 0 with n_hard = 0, omega = c, h = eta g and t = c sum_j pi_j q_j: RG² itself. With all
+items as entries it is a damped Newton step of the dense softmax.
 """
 
 from dataclasses import dataclass
@@ -31,13 +30,20 @@ import numpy as np
 from rgals.names import Factors, Float64Array, Offsets, Rows, Weights
 from rgals.numerics.loss import Loss
 from rgals.numerics.pairwise import BLOCK_ROWS, SumNode, merge_nodes
-from rgals.numerics.reexpansion_kernels import expand_users, join_entries, sort_by_item, sum_exponentials
+from rgals.numerics.reexpansion_kernels import (
+    add_tile,
+    expand_users,
+    exponentiate_apart,
+    exponentiate_between,
+    join_entries,
+    sort_by_item,
+)
 from rgals.numerics.selection import BUFFER_FACTOR, collect_tile
 from rgals.numerics.softmax_gradient_kernels import longest_row
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.threads import run_blocks
 
-__all__ = ["Entries", "Expansion", "expand", "join_items", "log_prior_of", "split_by_item"]
+__all__ = ["Entries", "Expansion", "cross_sums", "expand", "item_slopes", "join_items", "log_prior_of", "split_by_item"]
 
 _TILE_USERS = 128
 _TILE_ITEMS = 2048
@@ -81,18 +87,23 @@ class Expansion:
     ----------
     entries : Entries
         Of the users, over the items.
-    backgrounds, pulls : float64 arrays of shape (n_users,)
-        omega, and omega (1 - m).
+    slopes : float32 array of shape (n_users, n_factors)
+        t of each user, in the basis of the vectors.
+    backgrounds : float64 array of shape (n_users,)
+        omega.
     losses : float64 array of shape (n_users,)
         The exact softmax loss of each user.
+    log_partitions : float64 array of shape (n_users,)
+        Logarithm of the sum of exp(s) pi, without pi where it is uniform.
     nodes : list of SumNode
         Their sum, as roots of the fixed tree over blocks of users.
     """
 
     entries: Entries
+    slopes: Factors
     backgrounds: Float64Array
-    pulls: Float64Array
     losses: Float64Array
+    log_partitions: Float64Array
     nodes: list[SumNode]
 
 
@@ -140,7 +151,7 @@ def expand(
 
     Notes
     -----
-    2 n_users n_items n_factors operations in float32, as many exponentials as scores, and a buffer of the
+    4 n_users n_items n_factors operations in float32, as many exponentials as scores, and a buffer of the
     hardest negatives of each user. Memory beside the result: a tile of scores and the buffers of `_TILE_USERS`
     users for each thread.
     """
@@ -155,9 +166,8 @@ def expand(
         np.empty(indptr[-1], dtype=np.int32),
         np.empty(indptr[-1], dtype=np.float32),
         np.empty(indptr[-1], dtype=np.float32),
-        np.zeros(n_users),
-        np.zeros(n_users),
-        np.zeros(n_users),
+        np.zeros_like(vectors),
+        np.zeros((n_users, 3)),
     )
     longest = [longest_row(items[start : start + _TILE_ITEMS]) for start in range(0, n_items, _TILE_ITEMS)]
     pass_ = _Pass(vectors, items, rows, log_prior, loss, np.array(longest, dtype=np.float32), found)
@@ -166,12 +176,13 @@ def expand(
         stop = min((block + 1) * BLOCK_ROWS, n_users)
         for start in range(block * BLOCK_ROWS, stop, _TILE_USERS):
             pass_.expand_tile(start, min(start + _TILE_USERS, stop), n_hard)
-        total = found.losses[block * BLOCK_ROWS : stop].sum()
+        total = found.numbers[block * BLOCK_ROWS : stop, 1].sum()
         return SumNode(0, first_block + block, np.array([total]))
 
     nodes = merge_nodes(run_blocks(work, range(-(-n_users // BLOCK_ROWS)), n_threads))
     entries = Entries(InteractionRows(indptr, found.columns, found.curvatures, n_items), found.linears)
-    return Expansion(entries, found.backgrounds, found.pulls, found.losses, nodes)
+    backgrounds, losses, log_partitions = found.numbers.T.copy()
+    return Expansion(entries, found.slopes, backgrounds, losses, log_partitions, nodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +193,8 @@ class _Found:
     columns: Rows
     curvatures: Weights
     linears: Weights
-    backgrounds: Float64Array
-    pulls: Float64Array
-    losses: Float64Array
+    slopes: Factors
+    numbers: Float64Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,38 +215,119 @@ class _Pass:
         if indptr[0] == indptr[-1]:
             return
         vectors, n_users = self.vectors[start:stop], stop - start
-        n_items, n_tiles = self.items.shape[0], self.longest.size
-        maxima = np.empty((n_tiles, n_users), dtype=np.float32)
-        sums = np.empty((n_tiles, n_users), dtype=np.float32)
+        n_items = self.items.shape[0]
+        largest, partitions = np.full(n_users, _ABSENT, dtype=np.float32), np.zeros(n_users)
+        totals, partial = np.zeros_like(vectors), np.empty_like(vectors)
+        maxima, sums = np.empty(n_users, dtype=np.float32), np.empty(n_users, dtype=np.float32)
         n_buffer = BUFFER_FACTOR * n_hard + _SPARE_PLACES
         hard_scores = np.empty((n_users, n_buffer), dtype=np.float32)
         hard_items = np.empty((n_users, n_buffer), dtype=np.int32)
         counts, thresholds = np.zeros(n_users, dtype=np.int64), np.full(n_users, -np.inf, dtype=np.float32)
         norms = np.float32(1.0001) * np.sqrt(np.square(vectors).sum(axis=1))
         cursors, ends = indptr[:-1].copy(), indptr[1:]
-        memory = np.empty(n_users * min(_TILE_ITEMS, n_items), dtype=np.float32)
+        memory = np.empty((2, n_users * min(_TILE_ITEMS, n_items)), dtype=np.float32)
         has_prior = self.log_prior.size > 0
         for tile, first in enumerate(range(0, n_items, _TILE_ITEMS)):
             last = min(first + _TILE_ITEMS, n_items)
-            scores = memory[: n_users * (last - first)].reshape(n_users, last - first)
+            scores, exponentials = memory[:, : n_users * (last - first)].reshape(2, n_users, last - first)
             np.matmul(vectors, self.items[first:last].T, out=scores)
             bounds = norms * self.longest[tile]
             if has_prior:
                 scores += self.log_prior[first:last]
                 bounds[:] = np.inf
-            sum_exponentials(scores, bounds, maxima[tile], sums[tile])
+            exponentiate_apart(scores, bounds, exponentials, maxima, sums)
+            np.matmul(exponentials, self.items[first:last], out=partial)
+            add_tile(partial, maxima, sums, totals, largest, partitions)
             if n_hard:
                 collect_tile(
                     scores, first, self.rows.columns, cursors, ends, hard_scores, hard_items, counts, thresholds, n_hard
                 )
-        found, users = self.found, slice(start, stop)
+        found = self.found
         expand_users(
-            maxima, sums, vectors, self.items, indptr, self.rows.columns,
+            largest, partitions, totals, vectors, self.items, indptr, self.rows.columns,
             _NOTHING if self.rows.weights is None else self.rows.weights,
             hard_items, hard_scores, counts, n_hard, self.log_prior, self.loss.eta, self.loss.kappa,
             found.indptr[start : stop + 1], found.columns, found.curvatures, found.linears,
-            found.backgrounds[users], found.pulls[users], found.losses[users],
+            found.slopes[start:stop], found.numbers[start:stop],
         )  # fmt: skip
+
+
+def item_slopes(
+    items: Factors,
+    former: Factors,
+    current: Factors,
+    weight_sums: Weights,
+    log_partitions: Weights,
+    log_prior: Weights,
+    *,
+    n_threads: int,
+) -> Factors:
+    """Give ``t = sum_u c_u p_ui p_u`` of consecutive items: a pass over their scores with all users.
+
+    Parameters
+    ----------
+    items : float32 array of shape (n_rows, n_factors)
+        Where the items stand.
+    former : float32 array of shape (n_users, n_factors)
+        Where the users stood, in the same basis: what p is made of.
+    current : float32 array of shape (n_users, n_factors)
+        The users' new vectors.
+    weight_sums : float32 array of shape (n_users,)
+        c.
+    log_partitions : float32 array of shape (n_users,)
+        Of the expansion.
+    log_prior : float32 array of shape (n_rows,) or empty
+        log pi of these items; empty: uniform.
+    n_threads : int
+        Threads; the result does not depend on it.
+
+    Returns
+    -------
+    float32 array of shape (n_rows, n_factors)
+        The same bits however the items are cut at multiples of ``BLOCK_ROWS``.
+
+    Notes
+    -----
+    4 n_rows n_users n_factors operations in float32, and as many exponentials as scores. A tile of scores for each
+    thread is all the memory beside the result.
+    """
+    n_users = former.shape[0]
+    slopes = np.zeros_like(items)
+
+    def work(start: int) -> None:
+        rows = slice(start, min(start + _TILE_ITEMS // 16, items.shape[0]))
+        vectors, partial = items[rows], np.empty_like(slopes[rows])
+        for first in range(0, n_users, _TILE_ITEMS):
+            users = slice(first, min(first + _TILE_ITEMS, n_users))
+            scores = vectors @ former[users].T
+            exponentiate_between(scores, log_prior[rows], log_partitions[users], weight_sums[users])
+            slopes[rows] += np.matmul(scores, current[users], out=partial)
+
+    run_blocks(work, range(0, items.shape[0], _TILE_ITEMS // 16), n_threads)
+    return slopes
+
+
+def cross_sums(current: Factors, former: Factors, backgrounds: Float64Array, *, first_block: int) -> list[SumNode]:
+    """Give ``sum_u omega_u p_u p0_u'`` of new and former vectors, along the fixed tree.
+
+    The background of the expansion bends around the former scores: the items need this matrix to know them.
+
+    Parameters
+    ----------
+    current, former : float32 arrays of shape (n_users, n_factors)
+        The new and the former vectors, in one basis.
+    backgrounds : float64 array of shape (n_users,)
+        omega.
+    first_block : int
+        Number of the first user's block.
+    """
+
+    def sum_block(start: int) -> SumNode:
+        part = slice(start, start + BLOCK_ROWS)
+        weighted = backgrounds[part, None] * current[part]
+        return SumNode(0, first_block + start // BLOCK_ROWS, weighted.T @ former[part].astype(np.float64))
+
+    return merge_nodes(run_blocks(sum_block, range(0, current.shape[0], BLOCK_ROWS), 1))
 
 
 def split_by_item(entries: Entries, first_user: int) -> Entries:
@@ -257,7 +348,7 @@ def split_by_item(entries: Entries, first_user: int) -> Entries:
     rows = entries.rows
     indptr = np.zeros(rows.n_columns + 1, dtype=np.int64)
     np.cumsum(np.bincount(rows.columns, minlength=rows.n_columns), out=indptr[1:])
-    assert rows.weights is not None  # noqa: S101 - they are the curvatures
+    assert rows.weights is not None
     users, curvatures, linears = np.empty_like(rows.columns), np.empty_like(rows.weights), np.empty_like(rows.weights)
     sort_by_item(
         first_user, rows.indptr, rows.columns, rows.weights, entries.linears,
@@ -292,7 +383,7 @@ def join_items(parts: list[Entries], n_users: int) -> Entries:
     curvatures, linears = np.empty(indptr[-1], dtype=np.float32), np.empty(indptr[-1], dtype=np.float32)
     places = indptr[:-1].copy()
     for part in parts:
-        assert part.rows.weights is not None  # noqa: S101
+        assert part.rows.weights is not None
         join_entries(
             part.rows.indptr, part.rows.columns, part.rows.weights, part.linears, places, users, curvatures, linears
         )

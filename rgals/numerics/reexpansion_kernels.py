@@ -7,20 +7,30 @@ from rgals.numerics.compile import kernel
 from rgals.numerics.selection import keep_best
 from rgals.numerics.softmax_gradient_kernels import exp_below_zero
 
-__all__ = ["expand_users", "join_entries", "sort_by_item", "sum_exponentials"]
+__all__ = [
+    "add_tile",
+    "expand_users",
+    "exponentiate_apart",
+    "exponentiate_between",
+    "join_entries",
+    "sort_by_item",
+]
 
 _HARMLESS = np.float32(42.0)
 """exp(-2 * 42) is still an ordinary float32, so that scores up to 42 need no maximum taken off."""
+_LEAST_REST = 1e-7
+_LEAST_SPACE = 1e-12
+"""Below them, all items are entries: what is left over of their probability and prior is rounding."""
 _LEAST_CURVATURE = 1e-10
 """Keeps every system definite, and divisions by roots of curvatures harmless."""
 
 
 @kernel
-def sum_exponentials(tile: Factors, bounds: Weights, maxima: Weights, sums: Weights) -> None:
-    """Give each row's m and its sum of exp(s - m): m is the row's bound if that is small, else its maximum."""
+def exponentiate_apart(tile: Factors, bounds: Weights, out: Factors, maxima: Weights, sums: Weights) -> None:
+    """Write exp(s - m) of each row, m and the row's sum; m is the row's bound if that is small, else its maximum."""
     n_rows, n_columns = tile.shape
     for r in range(n_rows):
-        row = tile[r]
+        row, values = tile[r], out[r]
         maximum = bounds[r]
         if not maximum <= _HARMLESS:
             maximum = row[0]
@@ -28,21 +38,33 @@ def sum_exponentials(tile: Factors, bounds: Weights, maxima: Weights, sums: Weig
                 maximum = row[c] if row[c] > maximum else maximum
         total = np.float32(0)
         for c in range(n_columns):
-            total += exp_below_zero(row[c] - maximum)
+            value = exp_below_zero(row[c] - maximum)
+            values[c] = value
+            total += value
         maxima[r] = maximum
         sums[r] = total
 
 
 @kernel
-def _log_sum(maxima: Factors, sums: Factors, row: int) -> float:
-    """Combine one row's tiles: the logarithm of its sum of exponentials."""
-    largest = np.float64(maxima[0, row])
-    for t in range(maxima.shape[0]):
-        largest = max(largest, np.float64(maxima[t, row]))
-    total = 0.0
-    for t in range(maxima.shape[0]):
-        total += sums[t, row] * np.exp(np.float64(maxima[t, row]) - largest)
-    return float(largest + np.log(total))
+def add_tile(
+    partial: Factors,
+    maxima: Weights,
+    sums: Weights,
+    totals: Factors,
+    largest: Weights,
+    partitions: Float64Array,
+) -> None:
+    """Add a tile's sums of exp(s - m) and of exp(s - m) q, bringing them to the largest m so far."""
+    for u in range(partial.shape[0]):
+        new, old = np.float32(1), np.float32(1)
+        if maxima[u] > largest[u]:
+            old = np.exp(largest[u] - maxima[u])
+            largest[u] = maxima[u]
+        else:
+            new = np.exp(maxima[u] - largest[u])
+        partitions[u] = old * partitions[u] + new * np.float64(sums[u])
+        for f in range(partial.shape[1]):
+            totals[u, f] = old * totals[u, f] + new * partial[u, f]
 
 
 @kernel
@@ -55,8 +77,9 @@ def _score(vector: Weights, item: Weights) -> np.float32:
 
 @kernel
 def expand_users(
-    maxima: Factors,
-    sums: Factors,
+    largest: Weights,
+    partitions: Float64Array,
+    totals: Factors,
     vectors: Factors,
     items: Factors,
     indptr: Offsets,
@@ -73,16 +96,15 @@ def expand_users(
     out_columns: Rows,
     curvatures: Weights,
     linears: Weights,
-    backgrounds: Float64Array,
-    pulls: Float64Array,
-    losses: Float64Array,
+    slopes: Factors,
+    numbers: Float64Array,
 ) -> None:
-    """Write the entries and the background of consecutive users.
+    """Write the entries, the background and the slope of consecutive users.
 
     Parameters
     ----------
-    maxima, sums : float32 arrays of shape (n_tiles, n_users)
-        Of `sum_exponentials`, over all items; scores have the log prior added unless ``log_prior`` is empty.
+    largest, partitions, totals : arrays of n_users rows
+        Of `add_tile`, over all items; scores have the log prior added unless ``log_prior`` is empty.
     vectors, items : float32 arrays of n_factors columns
         Where the model stands.
     indptr, columns, weights
@@ -101,21 +123,25 @@ def expand_users(
         Where each user's entries go: as many as observed and hard together.
     out_columns, curvatures, linears
         Out: the entries, items ascending.
-    backgrounds, pulls, losses : float64 arrays of shape (n_users,)
-        Out: omega, omega (1 - m), and the softmax loss of the user.
+    slopes : float32 array of shape (n_users, n_factors)
+        Out: ``c sum_j p_j q_j``.
+    numbers : float64 array of shape (n_users, 3)
+        Out: omega, softmax loss and log partition.
     """
     n_items, is_uniform = items.shape[0], log_prior.size == 0
     for u in range(vectors.shape[0]):
         start, stop = indptr[u], indptr[u + 1]
         if start == stop:
-            backgrounds[u], pulls[u], losses[u] = 0.0, 0.0, 0.0
+            for f in range(slopes.shape[1]):
+                slopes[u, f] = 0
+            numbers[u, 0], numbers[u, 1], numbers[u, 2] = 0.0, 0.0, 0.0
             continue
         n_hard = min(counts[u], most_hard)
         if counts[u] > most_hard:
             keep_best(hard_scores[u], hard_items[u], counts[u], most_hard)
         names = hard_items[u]
         order = np.argsort(names[:n_hard])
-        log_partition = _log_sum(maxima, sums, u)
+        log_partition = largest[u] + np.log(partitions[u])
         # First the probabilities: what they leave over is the background.
         weight, observed, mass, share = 0.0, 0.0, 0.0, 0.0
         e, h, at = start, 0, out_indptr[u]
@@ -130,7 +156,7 @@ def expand_users(
                 e += 1
             else:
                 item, lifted = names[order[h]], np.float64(hard_scores[u, order[h]])
-                score, g = lifted if is_uniform else lifted - log_prior[item], np.float32(0)
+                score = lifted if is_uniform else lifted - np.float64(log_prior[item])
                 h += 1
             probability = np.exp(lifted - log_partition)
             mass += probability
@@ -138,33 +164,39 @@ def expand_users(
             out_columns[at] = item
             # Until the weight of the user is known: score and probability.
             linears[at] = score
-            curvatures[at] = probability if is_observed else -probability
+            curvatures[at] = probability
             at += 1
-        rest, space = max(1.0 - mass, 0.0), max(1.0 - share, 0.0)
-        has_rest = rest > 1e-7 and space > 1e-12
-        density = rest / space if has_rest else 0.0
-        # exp(level) is the mean of exp(s) over the items of the background.
-        level = log_partition + np.log(density) if has_rest else 0.0
-        if is_uniform:
-            level -= np.log(np.float64(n_items)) if has_rest else 0.0
-        omega = weight * density
-        backgrounds[u], pulls[u] = omega, omega * (1.0 - level)
-        losses[u] = weight * (log_partition - (np.log(np.float64(n_items)) if is_uniform else 0.0)) - observed
+        rest, space = max(1.0 - mass, 0.0), 1.0 - share
+        omega = weight * rest / space if rest > _LEAST_REST and space > _LEAST_SPACE else 0.0
         e = start
         for k in range(out_indptr[u], at):
             item, score, probability = out_columns[k], np.float64(linears[k]), np.float64(curvatures[k])
             spread = omega * (1.0 / n_items if is_uniform else np.exp(np.float64(log_prior[item])))
+            g, bend = np.float64(0), kappa * weight * probability
             if e < stop and columns[e] == item:
-                g = weights[e] if weights.size > 0 else np.float32(1)
-                slope, bend = weight * probability - g, weight * probability + eta * g
+                g = np.float64(weights[e] if weights.size > 0 else 1)
+                bend = weight * probability + eta * g
                 e += 1
-            else:
-                slope = -weight * probability
-                bend = kappa * slope
             # The background covers every item: what it says of this one is taken back.
             bend = max(bend - spread, _LEAST_CURVATURE)
             curvatures[k] = bend
-            linears[k] = bend * score - slope + spread * (1.0 + score - level)
+            linears[k] = bend * score + g
+        for f in range(slopes.shape[1]):
+            slopes[u, f] = weight / partitions[u] * totals[u, f]
+        numbers[u, 0] = omega
+        numbers[u, 1] = weight * (log_partition - (np.log(np.float64(n_items)) if is_uniform else 0.0)) - observed
+        numbers[u, 2] = log_partition
+
+
+@kernel
+def exponentiate_between(tile: Factors, row_shifts: Weights, column_shifts: Weights, column_weights: Weights) -> None:
+    """Overwrite scores s with c exp(s + row shift - column shift); the exponential is at most 1 but for rounding."""
+    n_rows, n_columns = tile.shape
+    for r in range(n_rows):
+        row, shift = tile[r], row_shifts[r] if row_shifts.size > 0 else np.float32(0)
+        for c in range(n_columns):
+            value = row[c] + shift - column_shifts[c]
+            row[c] = column_weights[c] * exp_below_zero(value if value < np.float32(0) else np.float32(0))
 
 
 @kernel

@@ -4,12 +4,14 @@ Everything here lives in the shared basis, where the background matrix B is diag
 of ``docs/objective.md``, a row with entries e has the system ``A z = b`` with
 
     A = D + sum_e h_e x_e x_e'       D = w diag(lambda) + ridge I
-    b = sum_e l_e x_e - k v
+    b = sum_e l_e x_e + k       k = -w v
 
-``fixed`` holds the x, ``eigenvalues`` the lambda, ``linear`` the v, ``background`` the w, ``pull`` the k,
-which is w but for a re-expanded row. The weights g of the entries come as an array with ``h = alpha g``
-and ``l = linear_constant + linear_factor g``; an empty array stands for g = 1 and costs nothing. Where
-the l are not made of the g, they come as an array of their own. The row's objective is ``z'Az/2 - b'z``.
+``fixed`` holds the x, ``eigenvalues`` the lambda, ``linear`` the v, ``background`` the w, ``constant`` the k.
+The weights g of the entries come as an array with ``h = alpha g`` and ``l = linear_constant + linear_factor
+g``; an empty array stands for g = 1 and costs nothing. The row's objective is ``z'Az/2 - b'z``.
+
+A re-expanded row has h for weights, an array of its own for the l, and a slope t in place of v: from its
+starting point z0, ``k = w diag(lambda) z0 - t`` (`rgals.numerics.reexpansion`).
 """
 
 import numpy as np
@@ -48,15 +50,14 @@ def _row_objective(
     n_entries: int,
     vector: Weights,
     diagonal: Weights,
-    linear: Weights,
-    pull: np.float32,
+    constant: Weights,
 ) -> float:
     """Give ``z'Az/2 - b'z`` from the scores ``x_e . z``, added in float64."""
     total = 0.0
     for e in range(n_entries):
         total += (0.5 * curvatures[e] * scores[e] - linears[e]) * np.float64(scores[e])
     for f in range(vector.size):
-        total += (0.5 * diagonal[f] * vector[f] + pull * linear[f]) * np.float64(vector[f])
+        total += (0.5 * diagonal[f] * vector[f] - constant[f]) * np.float64(vector[f])
     return total
 
 
@@ -68,8 +69,7 @@ def _solve_woodbury(
     curvatures: Weights,
     linears: Weights,
     diagonal: Weights,
-    linear: Weights,
-    pull: np.float32,
+    constant: Weights,
     scaled: Factors,
     small: Float64Array,
     right: Float64Array,
@@ -77,8 +77,8 @@ def _solve_woodbury(
 ) -> bool:
     """Solve one row through the n by n system ``M = I + Y Y'`` with ``Y = H^(1/2) X D^(-1/2)``.
 
-    With ``b = X'l - w v``, push-through gives
-    ``z = D^(-1/2) Y' M^(-1) (H^(-1/2) l + w Y D^(-1/2) v) - w D^(-1) v``: no difference of large
+    With ``b = X'l + k``, push-through gives
+    ``z = D^(-1/2) Y' M^(-1) (H^(-1/2) l - Y D^(-1/2) k) + D^(-1) k``: no difference of large
     numbers when the ridge is small.
     """
     n_factors = row.size
@@ -92,8 +92,8 @@ def _solve_woodbury(
         along = 0.0
         for f in range(n_factors):
             y[f] = root * x[f] / np.sqrt(diagonal[f])
-            along += np.float64(y[f]) * linear[f] / np.sqrt(diagonal[f])
-        right[e] = linears[e] / root + pull * along
+            along += np.float64(y[f]) * constant[f] / np.sqrt(diagonal[f])
+        right[e] = linears[e] / root - along
     for i in range(n_entries):
         y_i = scaled[i]
         for j in range(i + 1):
@@ -114,7 +114,7 @@ def _solve_woodbury(
         for f in range(n_factors):
             row[f] += value * y[f]
     for f in range(n_factors):
-        row[f] = row[f] / np.sqrt(diagonal[f]) - pull * linear[f] / diagonal[f]
+        row[f] = row[f] / np.sqrt(diagonal[f]) + constant[f] / diagonal[f]
     return True
 
 
@@ -126,8 +126,7 @@ def _solve_cholesky(
     curvatures: Weights,
     linears: Weights,
     diagonal: Weights,
-    linear: Weights,
-    pull: np.float32,
+    constant: Weights,
     scaled: Factors,
     small: Float64Array,
     right: Float64Array,
@@ -136,7 +135,7 @@ def _solve_cholesky(
     """Solve one row through its d by d system."""
     n_factors = row.size
     for i in range(n_factors):
-        right[i] = -pull * linear[i]
+        right[i] = constant[i]
         for j in range(i):
             small[i, j] = 0.0
         small[i, i] = diagonal[i]
@@ -171,8 +170,7 @@ def _descend(
     curvatures: Weights,
     linears: Weights,
     diagonal: Weights,
-    linear: Weights,
-    pull: np.float32,
+    constant: Weights,
     scores: Weights,
     slopes: Weights,
     preconditioner: Weights,
@@ -187,7 +185,7 @@ def _descend(
     n_factors = row.size
     residual, direction, image = work[0], work[1], work[2]
     for f in range(n_factors):
-        residual[f] = -pull * linear[f] - diagonal[f] * row[f]
+        residual[f] = constant[f] - diagonal[f] * row[f]
     for e in range(n_entries):
         slopes[e] = linears[e] - curvatures[e] * scores[e]
     add_combination(source, index, n_entries, slopes, residual)
@@ -237,13 +235,12 @@ def _divide(
     n_entries: int,
     linears: Weights,
     diagonal: Weights,
-    linear: Weights,
-    pull: np.float32,
+    constant: Weights,
     row: Weights,
 ) -> bool:
     """Solve one row whose matrix is diagonal: no entries, or alpha = 0."""
     for f in range(row.size):
-        row[f] = -pull * linear[f]
+        row[f] = constant[f]
     add_combination(source, index, n_entries, linears, row)
     is_solved = True
     for f in range(row.size):
@@ -263,8 +260,8 @@ def solve_rows(
     fixed: Factors,
     eigenvalues: Weights,
     linear: Weights,
+    given_slopes: Factors,
     backgrounds: Float64Array,
-    pulls: Float64Array,
     ridges: Float64Array,
     alpha: float,
     linear_factor: float,
@@ -292,8 +289,10 @@ def solve_rows(
         Factors of the fixed side, in the shared basis.
     eigenvalues, linear : float32 arrays of shape (n_factors,)
         Diagonal of B and the vector v, in the shared basis.
-    backgrounds, pulls, ridges : float64 arrays of shape (n_rows,)
-        w, k and ridge of each row.
+    given_slopes : float32 array of shape (n_rows, n_factors), or with no row
+        The t of each row; none: the rows are not re-expanded.
+    backgrounds, ridges : float64 arrays of shape (n_rows,)
+        w and ridge of each row.
     alpha, linear_factor, linear_constant : float
         ``h = alpha g``, and l as above.
     method : int
@@ -323,13 +322,17 @@ def solve_rows(
     scaled = np.empty((1 if method == METHOD_CG else max(widest, _GRAM_ENTRIES), n_factors), np.float32)
     work = np.empty((3, n_factors), np.float32)
     diagonal, preconditioner = np.empty(n_factors, np.float32), np.empty(n_factors, np.float32)
+    constant = np.empty(n_factors, np.float32)
     for r in range(n_rows):
         start = indptr[r]
         count = int(indptr[r + 1] - start)
         row = factors[r]
-        background, pull = np.float32(backgrounds[r]), np.float32(pulls[r])
+        background = np.float32(backgrounds[r])
         for f in range(n_factors):
             diagonal[f] = background * eigenvalues[f] + np.float32(ridges[r])
+            constant[f] = -background * linear[f]
+            if given_slopes.shape[0] > 0:
+                constant[f] += background * eigenvalues[f] * row[f] - given_slopes[r, f]
             preconditioner[f] = diagonal[f]
         for e in range(count):
             g = weights[start + e] if weights.size > 0 else np.float32(1)
@@ -339,24 +342,24 @@ def solve_rows(
         load_entries(source, index, count, curvatures, tile, row, scores, preconditioner)
         if count <= tile.shape[0]:
             source, index = tile, natural
-        objective_before[r] = _row_objective(scores, curvatures, linears, count, row, diagonal, linear, pull)
+        objective_before[r] = _row_objective(scores, curvatures, linears, count, row, diagonal, constant)
         way = _row_method(method, count, n_factors)
         if alpha == 0 or count == 0:
-            is_solved = _divide(source, index, count, linears, diagonal, linear, pull, row)
+            is_solved = _divide(source, index, count, linears, diagonal, constant, row)
         elif way == METHOD_CG:
             is_solved = _descend(
-                source, index, count, curvatures, linears, diagonal, linear, pull,
+                source, index, count, curvatures, linears, diagonal, constant,
                 scores, slopes, preconditioner, work, cg_steps, row,
             )  # fmt: skip
         elif way == METHOD_WOODBURY:
             is_solved = _solve_woodbury(
-                source, index, count, curvatures, linears, diagonal, linear, pull, scaled, small, right, row
+                source, index, count, curvatures, linears, diagonal, constant, scaled, small, right, row
             )
         else:
             is_solved = _solve_cholesky(
-                source, index, count, curvatures, linears, diagonal, linear, pull, scaled, small, right, row
+                source, index, count, curvatures, linears, diagonal, constant, scaled, small, right, row
             )
         if way != METHOD_CG or alpha == 0 or count == 0:
             score_entries(source, index, count, row, scores)
-        objective_after[r] = _row_objective(scores, curvatures, linears, count, row, diagonal, linear, pull)
+        objective_after[r] = _row_objective(scores, curvatures, linears, count, row, diagonal, constant)
         status[r] = 0 if is_solved and np.isfinite(objective_after[r]) else 1

@@ -47,8 +47,8 @@ def step_users(
         ridges,
         first_block=0,
         n_threads=n_threads,
-        pulls=expansion.pulls,
         linears=expansion.entries.linears,
+        slopes=expansion.slopes,
     )
 
 
@@ -92,9 +92,7 @@ def settle_users(
         if active.size == 0:
             break
         mine = rows.take(active)
-        found = expand(
-            factors[active], system.fixed, mine, log_prior, system.loss, first_block=0, n_threads=n_threads
-        )
+        found = expand(factors[active], system.fixed, mine, log_prior, system.loss, first_block=0, n_threads=n_threads)
         norms = np.square(factors[active].astype(np.float64)).sum(axis=1)
         values = found.losses + 0.5 * ridges[active] * norms
         has_fallen = values <= lowest[active]

@@ -129,21 +129,16 @@ def substitute(factor: Float64Array, size: int, vector: Float64Array) -> None:
 
 @kernel
 def scale_and_sum(
-    factors: Factors,
-    backgrounds: Float64Array,
-    pulls: Float64Array,
-    ridges: Float64Array,
-    scaled: Factors,
-    linear: Float64Array,
+    factors: Factors, backgrounds: Float64Array, ridges: Float64Array, scaled: Factors, linear: Float64Array
 ) -> float:
-    """Fill ``scaled = sqrt(w) z`` and ``linear = sum k z``; give ``sum ridge |z|^2``. Sums are in float64."""
+    """Fill ``scaled = sqrt(w) z`` and ``linear = sum w z``; give ``sum ridge |z|^2``. Sums are in float64."""
     n_rows, n_factors = factors.shape
     for f in range(n_factors):
         linear[f] = 0.0
     norm = 0.0
     for r in range(n_rows):
-        row, out, weight = factors[r], scaled[r], pulls[r]
-        root = np.float32(np.sqrt(backgrounds[r]))
+        row, out, weight = factors[r], scaled[r], backgrounds[r]
+        root = np.float32(np.sqrt(weight))
         square = 0.0
         for f in range(n_factors):
             value = row[f]

@@ -67,11 +67,11 @@ class TrainingConfig(BaseModel):
     item_exponent: _Finite = Field(default=0.0, ge=-4, le=4)
     """Exponent of the item degree in the observed weights; -0.25 damps very popular items."""
     start_sweeps: int = Field(default=6, ge=0)
-    """Sweeps of RG× from which rg-softmax starts; counted in n_sweeps, not used from a given starting model."""
+    """Sweeps of rgx from which rg-softmax starts; counted in n_sweeps, not used from a given starting model."""
     start_reg: _Finite = Field(default=0.1, ge=0)
     """Ridge of these sweeps per unit of a row's total weight."""
-    n_hard: int = Field(default=200, ge=0, le=100_000)
-    """Hard negatives of each user that rg-softmax keeps exactly."""
+    n_hard: int = Field(default=50, ge=0, le=100_000)
+    """Hard negatives of each user whose curvature rg-softmax keeps one by one."""
     eta: _Finite = Field(default=0.25, ge=0)
     """Damping of the observed entries of rg-softmax: curvature added per unit of weight."""
     kappa: _Finite = Field(default=1.5, ge=1)

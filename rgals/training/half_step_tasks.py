@@ -1,18 +1,18 @@
 """What the workers do in a half-step: gather the fixed side, load their shards, solve their rows."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 
 from rgals.data.shards import ShardRange
 from rgals.execution import Block, WorkerContext
-from rgals.names import Factors, Float64Array, Side
+from rgals.names import Factors, Float64Array, Side, Weights
 from rgals.numerics.half_step import HalfStepSystem, SolverChoice, rotate, solve_half_step, sum_rows
 from rgals.numerics.loss import Loss
 from rgals.numerics.pairwise import BLOCK_ROWS, SumNode
-from rgals.numerics.reexpansion import Entries, Expansion, join_items
+from rgals.numerics.reexpansion import Entries, Expansion, cross_sums, item_slopes, join_items
 from rgals.numerics.sparse import InteractionRows
 from rgals.training.factor_blocks import SideFactors
 from rgals.training.weighted_shards import WeightedShards
@@ -22,6 +22,7 @@ __all__ = [
     "ShardSummary",
     "ShardTask",
     "SharedHalfStep",
+    "SharedSlopes",
     "Terms",
     "gather_fixed",
     "gather_rows",
@@ -67,6 +68,35 @@ class ShardTask:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedSlopes:
+    """What the slopes of re-expanded rows need, of all shards.
+
+    Parameters
+    ----------
+    turn : float32 array of shape (n_factors, n_factors)
+        Takes the slopes of the users from the basis of the expansion into that of the half-step.
+    cross : float64 array of shape (n_factors, n_factors)
+        `rgals.numerics.reexpansion.cross_sums` of the users, in the basis of the half-step; used for the items.
+    former : SideFactors
+        The users around whom the loss was expanded.
+    former_matrix : float32 array of shape (n_factors, n_factors)
+        What takes their blocks into the basis of the half-step.
+    weight_sums, log_partitions : float32 arrays of shape (n_users,)
+        c, and the log partition of the expansion.
+    log_prior : float32 array of shape (n_items,) or empty
+        `rgals.numerics.reexpansion.log_prior_of` the item prior.
+    """
+
+    turn: Factors
+    cross: Float64Array
+    former: SideFactors
+    former_matrix: Factors
+    weight_sums: Weights
+    log_partitions: Weights
+    log_prior: Weights
+
+
+@dataclass(frozen=True, slots=True)
 class SharedHalfStep:
     """What all shards of a half-step share.
 
@@ -78,6 +108,8 @@ class SharedHalfStep:
         Where shards are loaded from.
     most_rows : int
         Rows of the larger side.
+    side : Side
+        The side that is solved.
     fixed : SideFactors
         The fixed side.
     fixed_matrix, initial_matrix : float32 arrays of shape (n_factors, n_factors)
@@ -88,11 +120,14 @@ class SharedHalfStep:
         The loss.
     choice : SolverChoice
         How rows are solved.
+    slopes : SharedSlopes or None
+        For a re-expanded loss.
     """
 
     run: str
     shards: Block[WeightedShards]
     most_rows: int
+    side: Side
     fixed: SideFactors
     fixed_matrix: Factors
     initial_matrix: Factors
@@ -100,6 +135,7 @@ class SharedHalfStep:
     linear: Float64Array
     loss: Loss
     choice: SolverChoice
+    slopes: SharedSlopes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,22 +148,29 @@ class ShardSummary:
         Packed `rgals.numerics.half_step.SideSums` of its rows.
     n_failed, first_failed : int
         Rows without a finite solution, and the first of them within the shard, -1 when there are none.
+    cross : list of SumNode
+        `rgals.numerics.reexpansion.cross_sums` of re-expanded users; else empty.
     """
 
     nodes: list[SumNode]
     n_failed: int
     first_failed: int
+    cross: list[SumNode] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     shared: SharedHalfStep
     system: HalfStepSystem
+    former: Factors | None
 
 
 def gather_fixed(shared: SharedHalfStep, context: WorkerContext) -> _Prepared:
     """Bring the fixed side into one rotated array of this worker."""
-    return _Prepared(shared, _build_system(shared, gather_rows(shared, context)))
+    system, slopes, former = _build_system(shared, gather_rows(shared, context)), shared.slopes, None
+    if slopes is not None and shared.side == "item":
+        former = _gather(shared, "former side", slopes.former, slopes.former_matrix, context)
+    return _Prepared(shared, system, former)
 
 
 def gather_rows(shared: SharedHalfStep, context: WorkerContext) -> Factors:
@@ -135,43 +178,75 @@ def gather_rows(shared: SharedHalfStep, context: WorkerContext) -> Factors:
 
     The array's memory is kept for the next half-step: fresh memory costs more time than the rotation.
     """
-    n_rows, n_factors = shared.fixed.n_rows, shared.fixed.n_factors
-    memory = context.resident(
-        shared.run, "fixed side", lambda: np.empty(shared.most_rows * n_factors, dtype=np.float32)
-    )
-    fixed = memory[: n_rows * n_factors].reshape(n_rows, n_factors)
-    for shard, block in zip(shared.fixed.ranges, context.fetch_each(shared.fixed.blocks), strict=True):
-        rotate(block, shared.fixed_matrix, context.n_threads, out=fixed[shard.start : shard.stop])
-    return fixed
+    return _gather(shared, "fixed side", shared.fixed, shared.fixed_matrix, context)
+
+
+def _gather(
+    shared: SharedHalfStep, name: str, factors: SideFactors, matrix: Factors, context: WorkerContext
+) -> Factors:
+    n_rows, n_factors = factors.n_rows, factors.n_factors
+    memory = context.resident(shared.run, name, lambda: np.empty(shared.most_rows * n_factors, dtype=np.float32))
+    gathered = memory[: n_rows * n_factors].reshape(n_rows, n_factors)
+    for shard, block in zip(factors.ranges, context.fetch_each(factors.blocks), strict=True):
+        rotate(block, matrix, context.n_threads, out=gathered[shard.start : shard.stop])
+    return gathered
 
 
 def solve_shard(prepared: _Prepared, task: ShardTask, context: WorkerContext) -> tuple[Factors, ShardSummary]:
     """Solve one shard's rows; give their factors and their sums."""
     backgrounds, ridges = _writable(context.fetch(task.terms))
-    rows, linears, pulls = None, None, backgrounds
+    initial = context.fetch(task.initial)
+    entries, slopes = None, None
     if task.entries is None:
         rows = load_rows(prepared.shared, task.side, task.index, context)
-    elif isinstance(task.entries, tuple):
-        parts = [_writable_entries(part) for part in context.fetch_each(task.entries)]
-        joined = join_items(parts, prepared.system.fixed.shape[0])
-        rows, linears = joined.rows, joined.linears
     else:
-        expansion = context.fetch(task.entries)
-        entries = _writable_entries(expansion.entries)
-        rows, linears = entries.rows, entries.linears
-        backgrounds, pulls = expansion.backgrounds.copy(), expansion.pulls.copy()
+        entries, slopes, backgrounds = _open_entries(prepared, task, initial, backgrounds, context)
+        rows = entries.rows
     solved = solve_half_step(
         prepared.system,
         rows,
-        context.fetch(task.initial),
+        initial,
         backgrounds,
         ridges,
         first_block=task.shard.start // BLOCK_ROWS,
         n_threads=context.n_threads,
-        pulls=pulls,
-        linears=linears,
+        linears=None if entries is None else entries.linears,
+        slopes=slopes,
     )
-    return solved.factors, ShardSummary(solved.nodes, solved.n_failed, solved.first_failed)
+    cross: list[SumNode] = []
+    if task.entries is not None and task.side == "user":
+        former = rotate(initial, prepared.shared.initial_matrix, context.n_threads)
+        cross = cross_sums(solved.factors, former, backgrounds, first_block=task.shard.start // BLOCK_ROWS)
+    return solved.factors, ShardSummary(solved.nodes, solved.n_failed, solved.first_failed, cross)
+
+
+def _open_entries(
+    prepared: _Prepared, task: ShardTask, initial: Factors, backgrounds: Float64Array, context: WorkerContext
+) -> tuple[Entries, Factors, Float64Array]:
+    """Give the entries, the slopes and the background weights of a re-expanded shard."""
+    shared = prepared.shared.slopes
+    assert shared is not None
+    assert task.entries is not None
+    if not isinstance(task.entries, tuple):
+        expansion = context.fetch(task.entries)
+        slopes = rotate(expansion.slopes, shared.turn, context.n_threads)
+        return _writable_entries(expansion.entries), slopes, expansion.backgrounds.copy()
+    assert prepared.former is not None
+    parts = [_writable_entries(part) for part in context.fetch_each(task.entries)]
+    vectors = rotate(initial, prepared.shared.initial_matrix, context.n_threads)
+    slopes = item_slopes(
+        vectors,
+        prepared.former,
+        prepared.system.fixed,
+        shared.weight_sums,
+        shared.log_partitions,
+        shared.log_prior[task.shard.start : task.shard.stop],
+        n_threads=context.n_threads,
+    )
+    # The kernel bends the background around the present scores, the expansion around the former ones.
+    moved = np.diag(prepared.shared.eigenvalues) - shared.cross
+    slopes += (backgrounds[:, None] * (vectors @ moved.T)).astype(np.float32)
+    return join_items(parts, prepared.system.fixed.shape[0]), slopes, backgrounds
 
 
 def sum_shard(shared: None, task: ShardTask, context: WorkerContext) -> list[SumNode]:

@@ -18,7 +18,7 @@ import numpy as np
 from rgals.data.shards import InteractionSource
 from rgals.errors import NumericalError
 from rgals.execution import Block, Executor
-from rgals.names import SIDES, Side
+from rgals.names import SIDES, Float64Array, Side, Weights
 from rgals.numerics.loss import Loss
 from rgals.numerics.pairwise import SumNode, collapse_nodes
 from rgals.numerics.reexpansion import Entries, Expansion, log_prior_of
@@ -27,7 +27,9 @@ from rgals.numerics.threads import one_blas_thread
 from rgals.numerics.weighting import weigh_entries
 from rgals.training.config import TrainingConfig
 from rgals.training.factor_blocks import BlockState, FactorState, SideFactors
+from rgals.training.half_step_tasks import SharedSlopes
 from rgals.training.monitor import read_user_rows, sample_rows
+from rgals.training.records import ExpansionRecord, SweepRecord
 from rgals.training.reexpansion_tasks import (
     BlendTask,
     CutTask,
@@ -39,7 +41,7 @@ from rgals.training.reexpansion_tasks import (
     turn_entries,
     warm_up_pass,
 )
-from rgals.training.solver import AlternatingSolver, ExpansionRecord, SweepRecord
+from rgals.training.solver import AlternatingSolver
 
 __all__ = ["ReexpandingSolver", "make_solver"]
 
@@ -81,8 +83,17 @@ class ReexpandingSolver(AlternatingSolver):
         self._start_loss = start
         self._n_start = n_start_sweeps
         self._exact: float | None = None
+        self._log_partitions: Float64Array = np.zeros(0)
+        self._origin: BlockState | None = None
         super().__init__(
-            source, start, n_factors=n_factors, seed=seed, executor=executor, solver=solver, cg_steps=cg_steps, state=state
+            source,
+            start,
+            n_factors=n_factors,
+            seed=seed,
+            executor=executor,
+            solver=solver,
+            cg_steps=cg_steps,
+            state=state,
         )
 
     @property
@@ -112,15 +123,11 @@ class ReexpandingSolver(AlternatingSolver):
         """
         if self.is_starting:
             return super().run_sweep()
-        if self._exact is None:
-            self._begin()
-        before = self._exact
-        assert before is not None  # noqa: S101 - set by _begin
-        self._constant, self._turned = 0.0, np.eye(self._n_factors)
-        origin = self.blocks
+        origin, before = self._open_sweep()
         record = super().run_sweep()
         # The expansion is the loss itself where the sweep began.
         rest = before - record.objective_before
+        self._origin = None
         passed = self._settle(origin, before)
         self._objective = passed.objective
         return replace(
@@ -130,6 +137,15 @@ class ReexpandingSolver(AlternatingSolver):
             objective_after_items=record.objective_after_items + rest,
             expanded=passed,
         )
+
+    def _open_sweep(self) -> tuple[BlockState, float]:
+        """Make sure that the loss is expanded around the present factors; give these, and their objective."""
+        if self._exact is None:
+            self._begin()
+        assert self._exact is not None
+        self._constant, self._turned = 0.0, np.eye(self._n_factors)
+        self._origin = self.blocks
+        return self._origin, self._exact
 
     def _warm_up(self) -> None:
         super()._warm_up()
@@ -205,6 +221,23 @@ class ReexpandingSolver(AlternatingSolver):
         blocks = tuple(result.block for result in blended)
         state.factors, state.sums = SideFactors(after.ranges, blocks, self._n_factors), None
 
+    def _slopes(self, basis: Float64Array) -> SharedSlopes | None:
+        if self._origin is None:
+            return None
+        return SharedSlopes(
+            np.ascontiguousarray(basis, dtype=np.float32),
+            basis.T @ self._cross @ basis,
+            self._origin.users,
+            self._origin.users.rotated(self._turned).matrix(basis),
+            self._shards.weight_sums("user").astype(np.float32),
+            self._log_partitions.astype(np.float32),
+            self._log_prior,
+        )
+
+    @property
+    def _log_prior(self) -> Weights:
+        return log_prior_of(self.loss.item_prior(self.item_degrees))
+
     def _expand(self) -> float:
         """Pass over all scores: new entries for both sides, and the exact objective of the present factors."""
         users, items = self._sides["user"], self._sides["item"]
@@ -225,8 +258,10 @@ class ReexpandingSolver(AlternatingSolver):
     def _pass_over_scores(self) -> tuple[list[SumNode], tuple[Block[Expansion], ...]]:
         users, items = self._sides["user"], self._sides["item"]
         eye, nothing = np.eye(self._n_factors), np.zeros(self._n_factors)
-        step = self._share(items.factors, items.factors.matrix(eye), users.factors.matrix(eye), nothing, nothing)
-        shared = SharedPass(step, log_prior_of(self.loss.item_prior(self.item_degrees)))
+        step = self._share(
+            "user", items.factors, items.factors.matrix(eye), users.factors.matrix(eye), nothing, nothing
+        )
+        shared = SharedPass(step, self._log_prior)
         results = self._executor.map_blocks(
             expand_shard,
             shared,
@@ -237,9 +272,12 @@ class ReexpandingSolver(AlternatingSolver):
         )
         nodes: list[SumNode] = []
         blocks: list[Block[Expansion]] = []
+        log_partitions: list[Float64Array] = []
         for result in results:
-            nodes.extend(result.summary)
+            nodes.extend(result.summary[0])
+            log_partitions.append(result.summary[1])
             blocks.append(result.block)
+        self._log_partitions = np.concatenate(log_partitions)
         return nodes, tuple(blocks)
 
     def _hand_to_items(self, expansions: tuple[Block[Expansion], ...]) -> tuple[tuple[Block[Entries], ...], ...]:

@@ -6,12 +6,13 @@ import numpy as np
 
 from rgals.data.shards import ShardRange
 from rgals.execution import Block, WorkerContext
-from rgals.names import Factors, Weights
+from rgals.names import Factors, Float64Array, Weights
 from rgals.numerics.half_step import rotate
 from rgals.numerics.loss import Loss
 from rgals.numerics.pairwise import BLOCK_ROWS, SumNode
-from rgals.numerics.reexpansion import Entries, Expansion, expand, join_items, split_by_item
+from rgals.numerics.reexpansion import Entries, Expansion, expand, item_slopes, join_items, split_by_item
 from rgals.numerics.sparse import InteractionRows
+from rgals.numerics.temperature import best_temperature
 from rgals.training.half_step_tasks import ShardTask, SharedHalfStep, gather_rows, load_rows
 
 __all__ = [
@@ -54,8 +55,10 @@ def gather_items(shared: SharedPass, context: WorkerContext) -> _PreparedPass:
     return _PreparedPass(shared, gather_rows(shared.step, context))
 
 
-def expand_shard(prepared: _PreparedPass, task: ShardTask, context: WorkerContext) -> tuple[Expansion, list[SumNode]]:
-    """Expand the softmax loss of one shard of users; give its sum, too."""
+def expand_shard(
+    prepared: _PreparedPass, task: ShardTask, context: WorkerContext
+) -> tuple[Expansion, tuple[list[SumNode], Float64Array]]:
+    """Expand the softmax loss of one shard of users; give its sum and the log partitions, too."""
     step = prepared.shared.step
     found = expand(
         rotate(context.fetch(task.initial), step.initial_matrix, context.n_threads),
@@ -66,7 +69,7 @@ def expand_shard(prepared: _PreparedPass, task: ShardTask, context: WorkerContex
         first_block=task.shard.start // BLOCK_ROWS,
         n_threads=context.n_threads,
     )
-    return found, found.nodes
+    return found, (found.nodes, found.log_partitions)
 
 
 def turn_entries(shared: None, task: tuple[Block[Expansion], int], context: WorkerContext) -> tuple[Entries, None]:
@@ -83,6 +86,9 @@ def warm_up_pass(shared: Loss, position: int, context: WorkerContext) -> None:
     vectors = np.zeros((2, 2), dtype=np.float32)
     found = expand(vectors[:1], vectors, rows, vectors[0, :0], shared, first_block=0, n_threads=1)
     join_items([split_by_item(found.entries, 0)] * 2, 2)
+    ones = np.ones(2, dtype=np.float32)
+    item_slopes(vectors, vectors, vectors, ones, ones, ones[:0], n_threads=1)
+    best_temperature(vectors[:1], vectors, rows, np.full(2, 0.5))
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,10 @@ from rgals.training.events import (
 from rgals.training.factor_blocks import FactorReader, FactorState
 from rgals.training.history import SweepSummary, check_half_step, objective_scale, relative_fall
 from rgals.training.monitor import SoftmaxMonitor, ValidationMonitor
-from rgals.training.result import TrainResult
+from rgals.training.records import StepLoad
 from rgals.training.reexpanding_solver import make_solver
-from rgals.training.solver import AlternatingSolver, StepLoad
+from rgals.training.result import TrainResult
+from rgals.training.solver import AlternatingSolver
 from rgals.training.warm_start import WarmStart
 
 __all__ = ["Resume", "TrainingRun"]
@@ -132,9 +133,7 @@ class TrainingRun:
         config = self._config
         self._initial = initial
         state = None if is_resumed else self._starting_state()
-        self._solver = make_solver(
-            self._source, config, self._executor, state=state, is_continued=initial is not None
-        )
+        self._solver = make_solver(self._source, config, self._executor, state=state, is_continued=initial is not None)
         if is_resumed:
             self._load_checkpoint()
         self._saved_at = time.perf_counter()

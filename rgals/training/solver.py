@@ -35,99 +35,17 @@ from rgals.training.half_step_tasks import (
     ShardSummary,
     ShardTask,
     SharedHalfStep,
+    SharedSlopes,
     Terms,
     gather_fixed,
     solve_shard,
     sum_shard,
     warm_up_shard,
 )
+from rgals.training.records import StepLoad, SweepRecord
 from rgals.training.weighted_shards import WeightedShards
 
-__all__ = ["AlternatingSolver", "ExpansionRecord", "FactorState", "StepLoad", "SweepRecord"]
-
-
-@dataclass(frozen=True, slots=True)
-class StepLoad:
-    """How the work of a half-step was spread over the workers.
-
-    Parameters
-    ----------
-    n_workers : int
-        Workers that took part.
-    slowest : str
-        Name of the worker that was busy longest.
-    slowest_s, mean_s : float
-        Its busy seconds, and the mean over the workers.
-    """
-
-    n_workers: int
-    slowest: str
-    slowest_s: float
-    mean_s: float
-
-    @classmethod
-    def of(cls, results: list[BlockResult[Factors, ShardSummary]]) -> "StepLoad":
-        """Add up the seconds of each worker."""
-        busy: dict[str, float] = {}
-        for result in results:
-            busy[result.worker] = busy.get(result.worker, 0.0) + result.seconds + result.prepare_s
-        slowest = max(busy, key=lambda worker: busy[worker])
-        return cls(len(busy), slowest, busy[slowest], sum(busy.values()) / len(busy))
-
-
-@dataclass(frozen=True, slots=True)
-class ExpansionRecord:
-    """The expansion around the factors that a sweep found.
-
-    Parameters
-    ----------
-    objective : float
-        The exact softmax loss with its ridge, of these factors.
-    step_length : float
-        How far the sweep went towards the minimum of the expansion before: 1, or less where the exact objective
-        would have risen; 0 where no step was short enough, and the factors stayed as they were.
-    seconds : float
-        Seconds of the passes over all scores.
-    """
-
-    objective: float
-    step_length: float
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class SweepRecord:
-    """What one sweep did.
-
-    Parameters
-    ----------
-    sweep : int
-        Its number, from 1.
-    objective_before, objective_after_users, objective_after_items : float
-        The objective, including its constant, before and after the two half-steps; for a re-expanded loss the
-        expansion's, which agrees with the loss before.
-    user_s, item_s : float
-        Seconds of the two half-steps.
-    user_load, item_load : StepLoad
-        How each half-step was spread over the workers.
-    expanded : ExpansionRecord or None
-        What the expansion around the new factors found; None for a loss that is quadratic itself.
-    """
-
-    sweep: int
-    objective_before: float
-    objective_after_users: float
-    objective_after_items: float
-    user_s: float
-    item_s: float
-    user_load: StepLoad
-    item_load: StepLoad
-    expanded: ExpansionRecord | None = None
-
-    @property
-    def objective(self) -> float:
-        """The objective after the sweep."""
-        return self.objective_after_items if self.expanded is None else self.expanded.objective
+__all__ = ["AlternatingSolver", "FactorState"]
 
 
 @dataclass(slots=True)
@@ -204,6 +122,7 @@ class AlternatingSolver:
         self._shards = WeightedShards.prepare(source, loss, executor, self._run)
         self._constant = self._shards.constant
         self._turned: Float64Array = np.eye(n_factors)
+        self._cross: Float64Array = np.eye(n_factors)
         self._shards_block = executor.put(self._shards)
         self._sides: dict[Side, _SideState] = {}
         self._terms: dict[Side, tuple[Block[Terms], ...]] = {}
@@ -345,7 +264,7 @@ class AlternatingSolver:
         eye, nothing = np.eye(d, dtype=np.float32), np.zeros(d)
         for side in ("user", "item"):
             state = self._sides[side]
-            shared = self._share(state.factors, eye, eye, nothing, nothing)
+            shared = self._share(side, state.factors, eye, eye, nothing, nothing)
             layout = state.layout
             tasks: list[tuple[Side, int]] = [(side, index) for index in range(len(layout.keys))]
             for _ in self._executor.map_ordered(warm_up_shard, shared, tasks, keys=layout.keys, costs=layout.costs):
@@ -353,16 +272,19 @@ class AlternatingSolver:
 
     def _share(
         self,
+        side: Side,
         fixed: SideFactors,
         fixed_matrix: Factors,
         initial_matrix: Factors,
         eigenvalues: Float64Array,
         linear: Float64Array,
+        slopes: SharedSlopes | None = None,
     ) -> SharedHalfStep:
         return SharedHalfStep(
             self._run,
             self._shards_block,
             max(self._shards.source.n_users, self._shards.source.n_items),
+            side,
             fixed,
             fixed_matrix,
             initial_matrix,
@@ -370,7 +292,12 @@ class AlternatingSolver:
             linear,
             self.loss,
             self._choice,
+            slopes,
         )
+
+    def _slopes(self, basis: Float64Array) -> SharedSlopes | None:  # noqa: ARG002
+        """Give what the slopes of re-expanded rows need in a half-step of this basis; None: there are none."""
+        return None
 
     def _run_half_step(self, side: Side) -> _StepResult:
         """Solve one side; give the objective before and after."""
@@ -382,16 +309,16 @@ class AlternatingSolver:
             gram = gram - np.outer(linear, linear)
         eigenvalues, basis = shared_basis(gram)
         rotated_sums = fixed.sums.rotated(basis)
-        pull = rotated_sums.linear if self.loss.is_softmax_expansion else np.zeros_like(linear)
+        has_pull = self.loss.is_softmax_expansion and not self.loss.is_reexpanded
+        pull = rotated_sums.linear if has_pull else np.zeros_like(linear)
         mean = np.zeros_like(linear)
         if side == "item" and self.loss.name == "rgx":
             # The concave -mu^2 is replaced by its tangent at the present items: an upper bound.
             solved.sums = solved.sums or self._sum_side("item")
             mean = solved.sums.linear @ basis
             pull = pull - eigenvalues * mean
-        shared = self._share(
-            fixed.factors, fixed.factors.matrix(basis), solved.factors.matrix(basis), eigenvalues, pull
-        )
+        matrices = fixed.factors.matrix(basis), solved.factors.matrix(basis)
+        shared = self._share(side, fixed.factors, *matrices, eigenvalues, pull, self._slopes(basis))
         factors, sums, load = self._solve_side(side, shared)
         fixed.factors, fixed.sums = fixed.factors.rotated(basis), rotated_sums
         solved.factors, solved.sums = factors, sums
@@ -409,6 +336,7 @@ class AlternatingSolver:
         ranges = state.factors.ranges
         results: list[BlockResult[Factors, ShardSummary]] = []
         nodes: list[SumNode] = []
+        cross: list[SumNode] = []
         solving = self._executor.map_blocks(
             solve_shard,
             shared,
@@ -422,8 +350,11 @@ class AlternatingSolver:
             if summary.n_failed:
                 self._raise_failure(side, shard.start + summary.first_failed, summary.n_failed)
             nodes.extend(summary.nodes)
+            cross.extend(summary.cross)
             results.append(result)
         sums = SideSums.unpack(collapse_nodes(nodes), self._n_factors)
+        if cross:
+            self._cross = collapse_nodes(cross)
         if not np.isfinite(sums.objective_after):
             self._raise_failure(side, 0, state.factors.n_rows)
         factors = SideFactors(ranges, tuple(result.block for result in results), self._n_factors)

@@ -93,6 +93,10 @@ class WeightedShards:
         """Interactions of each row of a side, int64."""
         return self._degrees[side]
 
+    def weight_sums(self, side: Side) -> Float64Array:
+        """Sum of the observed weights g of each row of a side, float64."""
+        return self._sums[side]
+
     def terms(self, side: Side, loss: Loss | None = None) -> SideTerms:
         """Background weights and ridges of each row of a side; ``loss``: another one with the same weights."""
         loss = self._loss if loss is None else loss

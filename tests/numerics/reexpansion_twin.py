@@ -9,7 +9,7 @@ from rgals.names import BoolArray, Float64Array
 
 @dataclass(frozen=True)
 class DenseExpansion:
-    """One quadratic of the scores for every user: its curvature, slope and level.
+    """One quadratic of the scores for every user: its curvature and its slope.
 
     ``curvatures`` and ``slopes`` are those of the whole quadratic at ``scores``, background included, of shape
     (n_users, n_items).
@@ -20,7 +20,6 @@ class DenseExpansion:
     curvatures: Float64Array
     slopes: Float64Array
     backgrounds: Float64Array
-    levels: Float64Array
     losses: Float64Array
 
     @classmethod
@@ -28,7 +27,7 @@ class DenseExpansion:
         cls, scores: Float64Array, weights: Float64Array, prior: Float64Array, n_hard: int, eta: float, kappa: float
     ) -> "DenseExpansion":
         """Expand the softmax loss with observed weights g (0: not observed) around ``scores``."""
-        n_users, n_items = scores.shape
+        n_users, _n_items = scores.shape
         totals = weights.sum(axis=1)
         raw = prior * np.exp(scores)
         partitions = raw.sum(axis=1)
@@ -45,15 +44,14 @@ class DenseExpansion:
         has_rest = (sigma > 1e-12) & (totals > 0)
         density = np.divide(rho, sigma, out=np.zeros(n_users), where=has_rest)
         omega = totals * density
-        levels = np.log(partitions * density, out=np.zeros(n_users), where=has_rest)
         c = totals[:, None]
         spread = omega[:, None] * prior
         # What the entries have alone, plus the background that they are given back.
         own = np.where(is_observed, c * p + eta * weights, kappa * c * p) - spread
         curvatures = np.where(is_entry, np.maximum(own, 1e-10), 0) + spread
-        slopes = np.where(is_entry, c * p - weights, spread * (1 + scores - levels[:, None]))
+        slopes = c * p - weights
         losses = totals * np.log(partitions) - (weights * scores).sum(axis=1)
-        return cls(scores, is_entry, curvatures, slopes, omega, levels, losses)
+        return cls(scores, is_entry, curvatures, slopes, omega, losses)
 
     def solve_users(self, items: Float64Array, ridges: Float64Array) -> Float64Array:
         """Minimize the quadratic over each user's vector."""

@@ -1,5 +1,6 @@
 """The softmax loss expanded where the model stands, against the dense twin."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,15 @@ import pytest
 from rgals.names import Float64Array
 from rgals.numerics.loss import Loss
 from rgals.numerics.pairwise import BLOCK_ROWS, collapse_nodes
-from rgals.numerics.reexpansion import Entries, Expansion, expand, join_items, log_prior_of, split_by_item
+from rgals.numerics.reexpansion import (
+    Entries,
+    Expansion,
+    expand,
+    item_slopes,
+    join_items,
+    log_prior_of,
+    split_by_item,
+)
 from rgals.numerics.softmax import softmax_loss
 from rgals.numerics.sparse import InteractionRows
 from tests.numerics.reexpansion_twin import DenseExpansion
@@ -70,14 +79,17 @@ def check_against_twin(problem: Problem, loss: Loss) -> None:
     mask, curvatures, linears = dense(found.entries, problem.weights.shape)
     np.testing.assert_array_equal(mask, twin.is_entry)
     np.testing.assert_allclose(found.backgrounds, twin.backgrounds, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(found.pulls, twin.backgrounds * (1 - twin.levels), rtol=1e-3, atol=1e-5)
     spread = found.backgrounds[:, None] * problem.prior
     scale = twin.curvatures.max()
     np.testing.assert_allclose(curvatures + spread, twin.curvatures, atol=2e-5 * scale)
-    # The slope of the whole quadratic at the present scores.
-    pull = found.pulls[:, None] * problem.prior
-    slopes = (curvatures + spread) * problem.scores - linears + pull
-    np.testing.assert_allclose(slopes, twin.slopes, atol=1e-4 * scale)
+    weights = np.where(mask > 0, problem.weights, 0)
+    np.testing.assert_allclose(linears, curvatures * problem.scores * mask + weights, atol=1e-4 * scale)
+    slopes = (twin.slopes + problem.weights) @ problem.items.astype(np.float64)
+    np.testing.assert_allclose(found.slopes, slopes, rtol=1e-4, atol=1e-4 * scale)
+    partitions = np.exp(problem.scores) @ problem.prior
+    has_items = problem.weights.any(axis=1)
+    shift = 0 if log_prior_of(problem.prior).size else np.log(problem.prior.size)
+    np.testing.assert_allclose(found.log_partitions[has_items] - shift, np.log(partitions)[has_items], atol=1e-5)
     np.testing.assert_allclose(collapse_nodes(found.nodes)[0], twin.losses.sum(), rtol=1e-6)
 
 
@@ -115,7 +127,8 @@ def test_at_zero_scores_without_hard_negatives_it_is_rg2() -> None:
     has_others = (problem.weights == 0).any(axis=1)  # who has all items has no background
     np.testing.assert_array_equal(mask, problem.weights > 0)
     np.testing.assert_allclose(found.backgrounds[has_others], totals[has_others], rtol=1e-5)
-    np.testing.assert_allclose(found.pulls[has_others], totals[has_others], rtol=1e-5)
+    mean = problem.items.astype(np.float64).mean(axis=0)
+    np.testing.assert_allclose(found.slopes, totals[:, None] * mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(curvatures[has_others], eta * problem.weights[has_others], atol=2e-5)
     np.testing.assert_allclose(linears[has_others], problem.weights[has_others], atol=2e-5)
 
@@ -129,8 +142,7 @@ def test_with_all_items_as_entries_it_is_the_newton_step_of_the_dense_softmax() 
     totals = problem.weights.sum(axis=1, keepdims=True)
     assert not found.backgrounds.any()
     np.testing.assert_allclose(curvatures, totals * p, rtol=1e-4, atol=1e-6)
-    gradient = totals * p - problem.weights
-    np.testing.assert_allclose(curvatures * problem.scores - linears, gradient, atol=2e-4)
+    np.testing.assert_allclose(linears - curvatures * problem.scores, problem.weights, atol=2e-4)
 
 
 def test_nothing_depends_on_threads_or_on_where_the_users_are_cut() -> None:
@@ -141,15 +153,34 @@ def test_nothing_depends_on_threads_or_on_where_the_users_are_cut() -> None:
     np.testing.assert_array_equal(whole.entries.linears, again.entries.linears)
     starts = [0, BLOCK_ROWS, problem.rows.n_rows]
     nodes, linears = [], []
-    for start, stop in zip(starts, starts[1:], strict=False):
+    for start, stop in itertools.pairwise(starts):
         part = expand(
-            problem.vectors[start:stop], problem.items, problem.rows.row_slice(start, stop), log_prior_of(problem.prior),
-            loss, first_block=start // BLOCK_ROWS, n_threads=2,
+            problem.vectors[start:stop], problem.items, problem.rows.row_slice(start, stop),
+            log_prior_of(problem.prior), loss, first_block=start // BLOCK_ROWS, n_threads=2,
         )  # fmt: skip
         nodes += part.nodes
         linears.append(part.entries.linears)
     np.testing.assert_array_equal(whole.entries.linears, np.concatenate(linears))
     np.testing.assert_array_equal(collapse_nodes(whole.nodes), collapse_nodes(nodes))
+
+
+def test_the_slopes_of_the_items_are_those_of_the_definition_however_they_are_cut() -> None:
+    problem = Problem(n_users=90, n_items=BLOCK_ROWS + 60)
+    problem.prior = np.random.default_rng(3).dirichlet(np.ones(BLOCK_ROWS + 60))
+    found = problem.expand(make_loss())
+    new = np.random.default_rng(4).normal(size=problem.vectors.shape).astype(np.float32)
+    totals = problem.weights.sum(axis=1)
+    users = problem.vectors, new, totals.astype(np.float32), found.log_partitions.astype(np.float32)
+    prior = log_prior_of(problem.prior)
+    whole = item_slopes(problem.items, *users, prior, n_threads=2)
+    twin = problem.twin(make_loss())
+    expected = (twin.slopes + problem.weights).T @ new.astype(np.float64)
+    np.testing.assert_allclose(whole, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    parts = [
+        item_slopes(problem.items[part], *users, prior[part], n_threads=1)
+        for part in (slice(0, BLOCK_ROWS), slice(BLOCK_ROWS, None))
+    ]
+    np.testing.assert_array_equal(whole, np.concatenate(parts))
 
 
 def test_entries_by_item_are_the_transpose_however_the_users_are_cut() -> None:
@@ -158,13 +189,11 @@ def test_entries_by_item_are_the_transpose_however_the_users_are_cut() -> None:
     whole = problem.expand(loss).entries
     n_users = problem.rows.n_rows
     (joined, cut) = (
-        join_items([split_by_item(part(whole, a, b), a) for a, b in zip(cuts, cuts[1:], strict=False)], n_users)
+        join_items([split_by_item(part(whole, a, b), a) for a, b in itertools.pairwise(cuts)], n_users)
         for cuts in ([0, n_users], [0, 100, BLOCK_ROWS, n_users])
     )
     for values in (joined, cut):
-        for found, expected in zip(
-            dense(values, (40, n_users)), dense(whole, (n_users, 40)), strict=True
-        ):
+        for found, expected in zip(dense(values, (40, n_users)), dense(whole, (n_users, 40)), strict=True):
             np.testing.assert_array_equal(found, expected.T)
     np.testing.assert_array_equal(joined.rows.columns, cut.rows.columns)
     np.testing.assert_array_equal(joined.linears, cut.linears)

@@ -39,8 +39,9 @@ class RowProblem:
         status = np.full(n_rows, -1, dtype=np.int32)
         weights = np.empty(0, np.float32) if rows.weights is None else rows.weights
         solve_rows(
-            rows.indptr, rows.columns, weights, self.fixed, self.eigenvalues, self.linear, self.backgrounds,
-            self.ridges, self.alpha, self.linear_factor, self.linear_constant, method, cg_steps,
+            rows.indptr, rows.columns, weights, np.empty(0, np.float32), self.fixed, self.eigenvalues, self.linear,
+            np.empty((0, 0), np.float32), self.backgrounds, self.ridges, self.alpha, self.linear_factor,
+            self.linear_constant, method, cg_steps,
             factors, before, after, status,
         )  # fmt: skip
         return factors, before, after, status

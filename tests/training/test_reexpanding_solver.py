@@ -61,7 +61,9 @@ class Dense:
             for step in (1e-5, -1e-5):
                 moved = flat.copy()
                 moved[position] += step
-                values.append(self.objective(moved[: users.size].reshape(users.shape), moved[users.size :].reshape(items.shape)))
+                values.append(
+                    self.objective(moved[: users.size].reshape(users.shape), moved[users.size :].reshape(items.shape))
+                )
             found[position] = (values[0] - values[1]) / 2e-5
         return found
 
@@ -94,7 +96,9 @@ def test_the_half_steps_of_a_sweep_are_those_of_the_dense_quadratic():
     config = make_config(n_hard=3)
     users, items = (np.random.default_rng(5).normal(size=(n, 4)).astype(np.float32) for n in (16, 12))
     solver = make(rows, config, state=FactorState(1, users, items), is_continued=True)
-    solver.run_sweep()
+    record = solver.run_sweep()
+    assert record.expanded is not None
+    assert record.expanded.step_length == 1
     dense = Dense(rows, config.reg)
     scores = users.astype(np.float64) @ items.astype(np.float64).T
     twin = DenseExpansion.at(scores, dense.weights, dense.prior, 3, config.eta, config.kappa)
@@ -131,7 +135,7 @@ def test_from_zero_scores_without_hard_negatives_the_half_step_is_that_of_rg2():
     items = np.random.default_rng(1).normal(size=(14, 4)).astype(np.float32)
     start = FactorState(1, np.zeros((18, 4), dtype=np.float32), items)
     softmax = make(rows, make_config(n_hard=0, eta=0.0), state=start, is_continued=True)
-    softmax._begin()
+    softmax._open_sweep()
     source = InMemoryInteractions(rows, 1)
     rg2 = make_solver(source, make_config(loss="rg2", alpha=0.0), InProcessExecutor(1), state=start)
     scores = []
@@ -248,6 +252,7 @@ def test_fold_in_is_the_half_step_of_the_training():
     state = solver.state
     system = UserSystem.build(state.item_factors, config.to_loss(), solver.item_degrees, solver.weight_scale)
     folded = system.solve(rows, initial=state.user_factors)
+    solver._open_sweep()
     solver._run_half_step("user")
     after = solver.state
     expected = after.user_factors @ after.item_factors.T
