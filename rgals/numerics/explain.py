@@ -114,7 +114,7 @@ def explain_user(
     system = background[0] * arrays.gram + loss.alpha * (entries.T * weights) @ entries + ridge * np.eye(n_factors)
     linear = loss.linear_constant + loss.linear_from_weight * weights
     right_sides = np.vstack([linear[:, None] * entries, -background[0] * pull])
-    solved = _solve(system, right_sides, loss)
+    solved = _solve(system, right_sides, loss, weights.size)
     return ExplainedUser(row.columns_of(0), solved[:-1], solved[-1])
 
 
@@ -137,15 +137,16 @@ def _explain_softmax(
     curvatures = rows.weights_of(0).astype(np.float64)
     system = found.backgrounds[0] * arrays.gram + (near.T * curvatures) @ near + ridge * np.eye(near.shape[1])
     own = np.isin(rows.columns, row.columns_of(0))
-    responses = _solve(system, linears[own, None] * near[own], loss)
+    responses = _solve(system, linears[own, None] * near[own], loss, row.n_interactions)
     return ExplainedUser(row.columns_of(0), responses, user[0].astype(np.float64) - responses.sum(axis=0))
 
 
-def _solve(system: Float64Array, right_sides: Float64Array, loss: Loss) -> Float64Array:
+def _solve(system: Float64Array, right_sides: Float64Array, loss: Loss, n_interactions: int) -> Float64Array:
     """Solve a user's system for several right sides, one per row."""
     try:
         return np.asarray(scipy.linalg.cho_solve(scipy.linalg.cho_factor(system, lower=True), right_sides.T).T)
     except scipy.linalg.LinAlgError as error:
         raise NumericalError(
-            f"explain: the user's system has no unique solution (reg={loss.reg}); train with a larger reg"
+            f"explain: the user's system has no unique solution (reg={loss.reg}, {n_interactions} interactions); "
+            "train with a larger reg"
         ) from error

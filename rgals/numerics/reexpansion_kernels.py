@@ -150,8 +150,8 @@ def expand_users(
             if is_observed:
                 item, g = columns[e], weights[e] if weights.size > 0 else np.float32(1)
                 score = np.float64(_score(vectors[u], items[item]))
-                weight += g
-                observed += g * score
+                weight += float(g)
+                observed += float(g * score)
                 lifted = score if is_uniform else score + log_prior[item]
                 e += 1
             else:

@@ -42,7 +42,9 @@ def test_a_star_import_gives_the_estimator():
 def test_shared_defaults_are_those_of_the_training_configuration():
     options = TrainingConfig.model_fields
     shared = {name: p.default for name, p in inspect.signature(RankingALS).parameters.items() if name in options}
-    assert len(shared) == 11
+    assert len(shared) == 16
+    by_loss = {name: shared.pop(name) for name in ("reg", "n_sweeps")}
+    assert by_loss == {"reg": None, "n_sweeps": None}  # the loss's own
     assert shared == {name: options[name].default for name in shared}
 
 
@@ -87,7 +89,7 @@ def test_repr_shows_the_parameters_that_differ_from_the_defaults():
     [
         ({"n_factors": 0}, "n_factors: expected greater than or equal to 1, found 0"),
         ({"n_factors": 2.5}, "n_factors: .*found 2.5"),
-        ({"loss": "bpr"}, "loss: .*'rg2', 'rgx' or 'ials', found 'bpr'"),
+        ({"loss": "bpr"}, "loss: .*'rg2', 'rgx', 'ials' or 'rg-softmax', found 'bpr'"),
         ({"alpha": -1}, "alpha: .*found -1"),
         ({"reg": float("nan")}, "reg: .*found nan"),
         ({"n_sweeps": 0}, "n_sweeps: .*found 0"),

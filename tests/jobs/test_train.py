@@ -125,7 +125,7 @@ def test_every_field_of_the_configuration_is_an_option():
     help_text = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200", "TERM": "dumb"}).stdout
     for name in TrainingConfig.model_fields:
         assert f"--{name.replace('_', '-')}" in help_text
-    assert "rg2|rgx|ials" in help_text
+    assert "rg2|rgx|ials|rg-softmax" in help_text
 
 
 @pytest.mark.parametrize(

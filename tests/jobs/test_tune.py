@@ -119,7 +119,7 @@ def test_under_held_out_users_the_validation_part_is_not_trained_on(tmp_path):
     [
         (["--metric", "recall@20"], InputError, "--metric: expected ndcg@K"),
         (["--metric", "ndcg@0"], InputError, "found 'ndcg@0'"),
-        (["--loss", "bpr"], InputError, "expected one of rg2, rgx, ials"),
+        (["--loss", "bpr"], InputError, "expected one of rg2, rgx, ials, rg-softmax"),
         (["--search", "alpha,speed"], InputError, "found speed"),
         (["--search", ","], InputError, "found none"),
         (["--fix", "solver"], InputError, "--fix: expected NAME=VALUE, found 'solver'"),

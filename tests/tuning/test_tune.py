@@ -159,7 +159,7 @@ def test_graded_gains_change_the_numbers(dataset):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"loss": "bpr"}, "expected one of rg2, rgx, ials, found 'bpr'"),
+        ({"loss": "bpr"}, "expected one of rg2, rgx, ials, rg-softmax, found 'bpr'"),
         ({"watched_users": -1}, "watched_users: expected at least 0"),
         ({"judged_users": -5}, "judged_users: expected at least 0"),
         ({"fixed": {"alpha": 0.1}}, "alpha: fixed and searched"),
