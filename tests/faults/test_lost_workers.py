@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from rgals.execution import ExecutorOptions, open_executor
+from rgals.execution import ExecutorOptions, InProcessExecutor, open_executor
 from rgals.training.trainer import train
 from tests.faults.cluster import kill, own_process
 from tests.faults.conftest import slow_config
@@ -68,6 +68,19 @@ def test_a_worker_killed_in_the_middle_of_a_half_step(executor, source, expected
     workers = executor.on_each_worker(own_process, None)
     assert len(workers) == 2
     assert victim not in workers
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.3])
+def test_a_worker_killed_while_the_softmax_is_expanded(executor, source, delay):
+    config = slow_config(loss="rg-softmax", reg=0.3, start_sweeps=1, n_hard=10, n_sweeps=4)
+    here = train(source, config, executor=InProcessExecutor(1))
+    victim = executor.on_each_worker(own_process, None)[0]
+    timer = threading.Timer(delay, lambda: kill(victim))
+    watch = Watch(sweep_2=timer.start)
+    there = train(source, config, executor=executor, on_event=watch)
+    timer.join()
+    check_same(there, (here.user_factors, here.item_factors, here.history))
+    assert [summary.step_length for summary in there.history] == [None, 1, 1, 1]
 
 
 def test_all_workers_killed_at_once(executor, source, expected):

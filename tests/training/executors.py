@@ -53,14 +53,15 @@ class PicklingExecutor(InProcessExecutor):
 class LosingExecutor(InProcessExecutor):
     """Loses all blocks made before, at the calls of `map_blocks` that are named."""
 
-    def __init__(self, lost_at, lost_reads=()):
+    def __init__(self, lost_at, lost_reads=(), function="solve_shard"):
         super().__init__(1)
+        self.function = function
         self.lost_at = set(lost_at)
         self.lost_reads = set(lost_reads)
         self.n_calls = self.n_reads = 0
 
     def map_blocks(self, function, shared, tasks, **options):
-        if tasks and getattr(function, "__name__", "") == "solve_shard":
+        if tasks and getattr(function, "__name__", "") == self.function:
             self.n_calls += 1
             if self.n_calls in self.lost_at:
                 raise BlockLostError("node 10.0.0.7 left the cluster")

@@ -24,10 +24,11 @@ def train_on(executor, config, tmp_path=None, n_shards=2, **options):
     )
 
 
-@pytest.mark.parametrize("loss", ["rg2", "rgx", "ials"])
+@pytest.mark.parametrize("loss", ["rg2", "rgx", "ials", "rg-softmax"])
 @pytest.mark.parametrize("exponent", [0.0, -0.5])
 def test_a_run_whose_data_is_sent_around_gives_the_same_bits(tmp_path, loss, exponent):
-    config = small_config(loss=loss, user_exponent=exponent, softmax_users=16, checkpoint_every=2, patience=4)
+    options = {"softmax_users": 16, "checkpoint_every": 2, "patience": 4, "start_sweeps": 2, "n_hard": 7}
+    config = small_config(loss=loss, user_exponent=exponent, **options)
     here = train_on(InProcessExecutor(1), config, tmp_path / "a")
     sent = train_on(PicklingExecutor(1), config, tmp_path / "b")
     assert same_bits(here, sent)
@@ -58,6 +59,23 @@ def test_a_run_that_lost_its_factors_goes_back_and_gives_the_same_bits(tmp_path,
     assert recovery.sweep == (done // checkpoint_every * checkpoint_every if checkpoint_every else 0)
     assert "node 10.0.0.7 left the cluster" in recovery.reason
     assert [summary.sweep for summary in lost.history] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("function", "lost_at"),
+    [
+        *(("solve_shard", call) for call in (3, 5, 6, 9, 10)),
+        *(("expand_shard", call) for call in (1, 2, 4)),
+        ("turn_entries", 2), ("cut_entries", 1), ("cut_entries", 3), ("blend_block", 1), ("blend_block", 2),
+    ],
+)  # fmt: skip
+def test_a_run_of_rg_softmax_that_lost_its_factors_gives_the_same_bits(tmp_path, function, lost_at):
+    events = []
+    options = {"loss": "rg-softmax", "reg": 0.3, "n_sweeps": 5, "start_sweeps": 2, "n_hard": 7}
+    config = small_config(**options, checkpoint_every=1)
+    lost = train_on(LosingExecutor([lost_at], function=function), config, tmp_path, on_event=events.append)
+    assert same_bits(lost, train_on(InProcessExecutor(1), small_config(**options)))
+    assert len([event for event in events if event.kind == "recovery"]) == 1
 
 
 def test_a_recovered_run_keeps_counting_patience_and_its_best_factors(tmp_path):
