@@ -21,6 +21,7 @@ from rgals.execution.status import ClusterStatus
 from rgals.numerics.threads import available_threads
 from rgals.training.calibration import calibrate
 from rgals.training.capacity import Limits, check_plan, find_shortages
+from rgals.numerics.loss import LossName
 from rgals.training.config import TrainingConfig
 from rgals.training.plan import Plan, PlanInput, PlanItem, kept_checkpoints, make_plan, plan_training
 from rgals.training.sweep_time import Calibration
@@ -52,6 +53,12 @@ def plan(
         int,
         typer.Option("--factors", "--n-factors", help="Length of a row's factors.", rich_help_panel=_TRAINING),
     ] = _DEFAULTS.n_factors,
+    loss: Annotated[
+        LossName, typer.Option(help="As in training: rg-softmax needs more.", rich_help_panel=_TRAINING)
+    ] = _DEFAULTS.loss,
+    n_hard: Annotated[
+        int, typer.Option("--n-hard", help="As in training, for rg-softmax.", rich_help_panel=_TRAINING)
+    ] = _DEFAULTS.n_hard,
     n_sweeps: Annotated[
         int, typer.Option("--sweeps", "--n-sweeps", help="Sweeps.", rich_help_panel=_TRAINING)
     ] = _DEFAULTS.n_sweeps,
@@ -132,6 +139,8 @@ def plan(
     n_nodes, n_workers, n_cpus = count_workers(options.kind, threads, workers, worker_cpus, nodes, status)
     limits = _read_limits(status, n_nodes, memory_gb, object_store_gb, disk_gb)
     config = TrainingConfig(
+        loss=loss,
+        n_hard=n_hard,
         n_factors=n_factors,
         n_sweeps=n_sweeps,
         patience=patience,
@@ -211,6 +220,7 @@ def _plan_sizes(
             keeps_best=config.patience is not None,
             keep_checkpoints=kept_checkpoints(config),
             n_sweeps=config.n_sweeps,
+            n_hard=config.n_hard if config.loss == "rg-softmax" else None,
             is_in_process=is_in_process,
         )
     )
@@ -318,9 +328,10 @@ def _print_time(console: Console, found: Plan) -> None:
     time = found.time
     if time is None:
         return
+    passes = f", passes over all scores {_readable_s(time.pass_s)}" if time.pass_s else ""
     console.print(
         f"a sweep: {_readable_s(time.total_s)} (solving {_readable_s(time.solve_s)}, rotating "
-        f"{_readable_s(time.rotate_s)}, network {_readable_s(time.network_s)}), "
+        f"{_readable_s(time.rotate_s)}, network {_readable_s(time.network_s)}{passes}), "
         f"{found.asked.n_sweeps} sweeps: {_readable_s(time.total_s * found.asked.n_sweeps)}; "
         "by the speed of this machine now",
         markup=False,

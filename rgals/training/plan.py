@@ -128,6 +128,7 @@ def make_plan(asked: PlanInput, calibration: Calibration | None = None, network_
             hottest_row=terms.hottest_row(asked),
             network_bytes=terms.network_bytes(asked),
             network_gbit=network_gbit,
+            pass_operations=terms.pass_operations(asked),
         )
     return Plan(
         asked,
@@ -183,6 +184,7 @@ def plan_training(
             user_shards=ShardShape.of(source.shard_ranges("user")),
             item_shards=ShardShape.of(source.shard_ranges("item")),
             dataset_bytes=dataset_bytes,
+            n_hard=config.n_hard if loss.is_reexpanded else None,
             is_in_process=is_in_process,
         )
     )
@@ -213,7 +215,18 @@ def _worker_items(asked: PlanInput) -> list[PlanItem]:
         _term("the fixed side", terms.fixed_side_bytes, asked),
         _term("blocks in work", terms.block_buffer_bytes, asked),
         _term("reading a shard", terms.decoding_bytes, asked),
+        *_softmax_items(
+            asked,
+            ("the former users", terms.former_side_bytes),
+            ("entries in work", terms.entries_in_work_bytes),
+            ("tiles of scores", terms.tile_bytes),
+        ),
     ]
+
+
+def _softmax_items(asked: PlanInput, *named: tuple[str, Callable[[PlanInput], int]]) -> list[PlanItem]:
+    """Give terms that only ``rg-softmax`` has."""
+    return [] if asked.n_hard is None else [_term(name, function, asked) for name, function in named]
 
 
 def _stored_items(asked: PlanInput) -> list[PlanItem]:
@@ -222,6 +235,7 @@ def _stored_items(asked: PlanInput) -> list[PlanItem]:
         _term("factors", terms.stored_factors_bytes, asked),
         _term("new factors", new_side, asked),
         _term("best sweep", terms.best_sweep_bytes, asked),
+        *_softmax_items(asked, ("entries and slopes", terms.entries_bytes)),
     ]
 
 

@@ -85,6 +85,8 @@ class PlanInput:
         Size of a dataset that is on disk already; None plans room for it.
     hottest_row : int or None
         Interactions of the row with most of them; None takes a tenth of the users.
+    n_hard : int or None
+        Hard negatives of each user under ``rg-softmax``; None: another loss.
     is_in_process : bool
         Whether the one worker is the calling process, without Ray.
 
@@ -110,6 +112,7 @@ class PlanInput:
     item_shards: ShardShape | None = None
     dataset_bytes: int | None = None
     hottest_row: int | None = None
+    n_hard: int | None = None
     is_in_process: bool = False
 
     def __post_init__(self) -> None:
@@ -117,6 +120,8 @@ class PlanInput:
         for name in names:
             if getattr(self, name) < 1:
                 raise InputError(f"plan: {name}: expected at least 1, found {getattr(self, name)}")
+        if self.n_hard is not None and self.n_hard < 0:
+            raise InputError(f"plan: n_hard: expected at least 0, found {self.n_hard}")
         if self.keep_checkpoints < 0:
             raise InputError(f"plan: keep_checkpoints: expected at least 0, found {self.keep_checkpoints}")
         if self.n_nodes > self.n_workers:

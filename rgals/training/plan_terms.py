@@ -16,15 +16,20 @@ __all__ = [
     "checkpoint_bytes",
     "dataset_disk_bytes",
     "decoding_bytes",
+    "entries_bytes",
+    "entries_in_work_bytes",
     "factor_bytes",
     "fixed_side_bytes",
+    "former_side_bytes",
     "hottest_row",
     "ids_bytes",
     "model_disk_bytes",
     "model_writing_bytes",
+    "n_entries",
     "network_bytes",
     "new_side_bytes",
     "new_side_in_process_bytes",
+    "pass_operations",
     "process_bytes",
     "resident_bytes",
     "row_bytes",
@@ -32,6 +37,7 @@ __all__ = [
     "spare_store_bytes",
     "stored_factors_bytes",
     "stored_rows_bytes",
+    "tile_bytes",
     "watched_items_bytes",
     "window_bytes",
 ]
@@ -56,6 +62,9 @@ SPILL_FRACTION = 0.8
 
 HOTTEST_FRACTION = 0.1
 """Fraction of the users that the most popular item is taken to have met, where nobody says."""
+
+ENTRY_BYTES = 12
+"""An entry of a re-expanded row: its column, its curvature and its linear weight."""
 
 DATASET_ENTRY_BYTES = 6
 """An interaction in the dataset, by user and by item, compressed, without its weight."""
@@ -177,9 +186,56 @@ def model_disk_bytes(asked: PlanInput) -> int:
     return factor_bytes(asked) + ids_bytes(asked) + seen
 
 
+def entries_bytes(asked: PlanInput) -> int:
+    """24 (n + U H) + U d 4 under rg-softmax, 12 more on Ray, over N: entries by user and by item, and slopes."""
+    if asked.n_hard is None:
+        return 0
+    copies = 2 if asked.is_in_process else 3
+    entries = ENTRY_BYTES * copies * n_entries(asked)
+    return _per_node(asked, entries + asked.n_users * asked.n_factors * 4)
+
+
+def former_side_bytes(asked: PlanInput) -> int:
+    """max(U, I) d 4 under rg-softmax: the users as they stood, beside the new ones, while the items are solved."""
+    return 0 if asked.n_hard is None else fixed_side_bytes(asked)
+
+
+def entries_in_work_bytes(asked: PlanInput) -> int:
+    """24 (n + U H) 1.25 / shards under rg-softmax: the entries of one shard, as they come and joined."""
+    if asked.n_hard is None:
+        return 0
+    n_shards = min(asked.shards(side).n_shards for side in SIDES)
+    share = 1.0 if n_shards == 1 else IMBALANCE / n_shards
+    return math.ceil(2 * ENTRY_BYTES * n_entries(asked) * share)
+
+
+def tile_bytes(asked: PlanInput) -> int:
+    """CPUs (2 MB + 1 KB (4 H + 128)) under rg-softmax: tiles of scores, and buffers of the hard negatives of 128 users."""
+    if asked.n_hard is None:
+        return 0
+    return asked.worker_cpus * ((1 << 21) + 1024 * (4 * asked.n_hard + 128))
+
+
+def pass_operations(asked: PlanInput) -> int:
+    """8 U I d under rg-softmax: what the passes of a sweep multiply and add."""
+    return 0 if asked.n_hard is None else 8 * asked.n_users * asked.n_items * asked.n_factors
+
+
+def n_entries(asked: PlanInput) -> int:
+    """n + U H: observed entries and hard negatives of all users, no more than there are items."""
+    n_hard = 0 if asked.n_hard is None else min(asked.n_hard, asked.n_items)
+    return asked.n_interactions + asked.n_users * n_hard
+
+
 def network_bytes(asked: PlanInput) -> int:
-    """(U + I) d 4 (1 - 1/N): what each node receives in a sweep, each side once, less its own share."""
-    return factor_bytes(asked) - factor_bytes(asked) // asked.n_nodes
+    """(U + I) d 4 (1 - 1/N): what each node receives in a sweep, each side once, less its own share.
+
+    Under rg-softmax each side comes twice, and the entries once: 12 (n + U H) / N.
+    """
+    sent = factor_bytes(asked)
+    if asked.n_hard is not None:
+        sent = 2 * sent + ENTRY_BYTES * n_entries(asked) // asked.n_nodes
+    return sent - sent // asked.n_nodes
 
 
 def busiest_share(asked: PlanInput, side: Side) -> float:

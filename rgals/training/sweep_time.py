@@ -72,17 +72,20 @@ class SweepTime:
     hottest_row_s : float
         The least that a half-step's solving takes however many workers there are: one worker solves a row,
         with all its threads. It is part of ``solve_s``.
+    pass_s : float
+        The passes over all scores under ``rg-softmax``; else 0.
     """
 
     solve_s: float
     rotate_s: float
     network_s: float
     hottest_row_s: float
+    pass_s: float = 0.0
 
     @property
     def total_s(self) -> float:
         """All of it, one after the other."""
-        return self.solve_s + self.rotate_s + self.network_s
+        return self.solve_s + self.rotate_s + self.network_s + self.pass_s
 
     @classmethod
     def estimate(
@@ -99,6 +102,7 @@ class SweepTime:
         hottest_row: int,
         network_bytes: int,
         network_gbit: float,
+        pass_operations: int = 0,
     ) -> "SweepTime":
         """Compute the seconds.
 
@@ -118,6 +122,8 @@ class SweepTime:
             What a node receives in a sweep.
         network_gbit : float
             Gigabits per second that it can receive.
+        pass_operations : int
+            Multiplications and additions of the passes over all scores.
 
         Notes
         -----
@@ -136,4 +142,6 @@ class SweepTime:
             rotate_s=(n_users + n_items) * n_factors**2 * rates.rotate_s,
             network_s=network_bytes * 8 / (network_gbit * 1e9),
             hottest_row_s=hottest_row_s,
+            # A rotation is a product of matrices, too: a multiplication and an addition for each of its parts.
+            pass_s=pass_operations / 2 * rates.rotate_s * max(user_share, item_share),
         )

@@ -478,6 +478,27 @@ def test_seconds_never_fall_with_more_interactions_and_never_rise_with_more_cpus
     assert seconds(faster).total_s <= seconds(asked).total_s
 
 
+def test_rg_softmax_needs_entries_former_users_and_passes():
+    plain, expanded = (make_plan(changed(n_hard=n_hard), MEASURED) for n_hard in (None, 50))
+    more = {name: n for name, n in items_of(expanded.worker).items() if name not in items_of(plain.worker)}
+    entries = 100_000 + 5_000 * 50
+    assert more == {
+        "the former users": 5_000 * 10 * 4,
+        "entries in work": 24 * entries // 4,
+        "tiles of scores": 2 * (2 * 1024**2 + 1024 * 328),
+    }
+    stored = items_of(expanded.object_store)
+    assert stored["entries and slopes"] == (36 * entries + 5_000 * 10 * 4) // 5
+    assert expanded.network_bytes > 2 * plain.network_bytes
+    assert plain.time.pass_s == 0
+    # 8 U I d operations, two for each of the rotation's, on two threads at half the speed of four.
+    assert expanded.time.pass_s == pytest.approx(4 * 5_000 * 2_000 * 10 * 2e-11 / 2 * 0.2, rel=0.01)
+
+
+def test_hard_negatives_are_no_more_than_there_are_items():
+    assert plan_terms.n_entries(changed(n_hard=10**6)) == 100_000 + 5_000 * 2_000
+
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = (REPOSITORY / "docs" / "scaling.md").read_text()
 NOT_ON_THE_PAGE = {"factor_bytes", "hottest_row", "shard_bytes"}
