@@ -34,7 +34,7 @@ from rgals.tuning.contenders import CONTENDERS, contenders_named
 __all__ = ["compare", "main"]
 
 EXIT_INTERRUPTED = 130
-_DEFAULT_MODELS = "rg2,rgx,rg2-degree,rgx-degree,softmax,softmax-cosine,ials,ease,popularity"
+_DEFAULT_MODELS = "rg2,rgx,rg2-degree,rgx-degree,rg-softmax,softmax,softmax-cosine,ials,ease,popularity"
 _DEFAULT_BUDGET = 20
 _RESUME: dict[str, bool | None] = {"never": False, "auto": None, "required": True}
 _PAGE_NAME = "report.html"

@@ -18,10 +18,10 @@ from rgals.data.dataset import Dataset
 from rgals.errors import InputError, RgalsError
 from rgals.execution.finding import readable_bytes
 from rgals.execution.status import ClusterStatus
+from rgals.numerics.loss import LossName
 from rgals.numerics.threads import available_threads
 from rgals.training.calibration import calibrate
 from rgals.training.capacity import Limits, check_plan, find_shortages
-from rgals.numerics.loss import LossName
 from rgals.training.config import TrainingConfig
 from rgals.training.plan import Plan, PlanInput, PlanItem, kept_checkpoints, make_plan, plan_training
 from rgals.training.sweep_time import Calibration

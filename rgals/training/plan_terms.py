@@ -210,7 +210,7 @@ def entries_in_work_bytes(asked: PlanInput) -> int:
 
 
 def tile_bytes(asked: PlanInput) -> int:
-    """CPUs (2 MB + 1 KB (4 H + 128)) under rg-softmax: tiles of scores, and buffers of the hard negatives of 128 users."""
+    """CPUs (2 MB + 1 KB (4 H + 128)) under rg-softmax: tiles of scores, buffers of hard negatives."""
     if asked.n_hard is None:
         return 0
     return asked.worker_cpus * ((1 << 21) + 1024 * (4 * asked.n_hard + 128))
@@ -222,7 +222,7 @@ def pass_operations(asked: PlanInput) -> int:
 
 
 def n_entries(asked: PlanInput) -> int:
-    """n + U H: observed entries and hard negatives of all users, no more than there are items."""
+    """N + U H: observed entries and hard negatives of all users, no more than there are items."""
     n_hard = 0 if asked.n_hard is None else min(asked.n_hard, asked.n_items)
     return asked.n_interactions + asked.n_users * n_hard
 
