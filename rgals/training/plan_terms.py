@@ -222,7 +222,7 @@ def pass_operations(asked: PlanInput) -> int:
 
 
 def n_entries(asked: PlanInput) -> int:
-    """N + U H: observed entries and hard negatives of all users, no more than there are items."""
+    """U H + n: observed entries and hard negatives of all users, no more than there are items."""
     n_hard = 0 if asked.n_hard is None else min(asked.n_hard, asked.n_items)
     return asked.n_interactions + asked.n_users * n_hard
 

@@ -106,6 +106,10 @@ class ReexpandingSolver(AlternatingSolver):
         """First sweeps, of RG×."""
         return self._n_start
 
+    def set_start(self, n_sweeps: int) -> None:
+        """Say how many first sweeps there were in a run that is gone on with."""
+        self._n_start = n_sweeps
+
     def restore(self, state: FactorState | BlockState | None) -> None:
         """Go on from other factors; parameters as the class."""
         self.loss = self._start_loss

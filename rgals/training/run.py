@@ -185,6 +185,9 @@ class TrainingRun:
         solver = self._solver
         found = self._store.load_latest(self._executor, {side: solver.layout(side) for side in SIDES})
         assert found is not None
+        expanded = [summary.sweep for summary in found.history if summary.step_length is not None]
+        if expanded:  # where the start ended, whether the run began from another model or not
+            solver.set_start(expanded[0] - 1)
         solver.restore(found.factors)
         self._history, self._best = list(found.history), found.best
         if self._config.patience is not None and found.best is not None and found.best.factors is None:

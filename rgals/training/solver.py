@@ -167,6 +167,9 @@ class AlternatingSolver:
         """Whether the next sweep is one of them."""
         return self._sweep < self.n_start_sweeps
 
+    def set_start(self, n_sweeps: int) -> None:
+        """Say how many first sweeps there were in a run that is gone on with; nothing where there are none."""
+
     @property
     def objective(self) -> float:
         """The objective after the last half-step; NaN before the first."""

@@ -13,10 +13,11 @@ from rgals.training.config import TrainingConfig
 from rgals.training.factor_blocks import FactorState
 from rgals.training.reexpanding_solver import ReexpandingSolver, make_solver
 from rgals.training.reexpansion_tasks import BlendTask, blend_block
+from rgals.training.warm_start import WarmStart
 from tests.numerics.problems import random_interactions
 from tests.numerics.reexpansion_twin import DenseExpansion
 from tests.training.executors import PicklingExecutor
-from tests.training.runs import StopAfter, planted, run, same_bits
+from tests.training.runs import N_ITEMS, N_USERS, StopAfter, planted, run, same_bits
 
 
 def make_config(**options):
@@ -268,6 +269,19 @@ def test_a_warm_start_needs_no_start_of_its_own():
     record = solver.run_sweep()
     assert record.expanded is not None
     assert record.objective_before == pytest.approx(trained.history[-1].objective_after_items, rel=0.02)
+
+
+def test_a_resumed_warm_start_does_not_start_once_more(tmp_path):
+    config = make_config(n_factors=6, n_sweeps=4, n_hard=9, start_sweeps=3)
+    trained = run(make_config(n_factors=6, n_sweeps=6, n_hard=9))
+    rows = (np.arange(n, dtype=np.int64) for n in (N_USERS, N_ITEMS))
+    initial = WarmStart(*rows, trained.user_factors, trained.item_factors)
+    whole = run(config, initial=initial)
+    stop = StopAfter(2)
+    run(config, initial=initial, checkpoints=tmp_path / "c", on_event=stop, should_stop=stop)
+    resumed = run(config, checkpoints=tmp_path / "c", resume=True)  # without the model it began from
+    assert same_bits(whole, resumed)
+    assert [summary.step_length is not None for summary in resumed.history] == [True] * 4
 
 
 def test_blending_reaches_both_ends():
