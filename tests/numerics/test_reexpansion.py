@@ -145,6 +145,7 @@ def test_with_all_items_as_entries_it_is_the_newton_step_of_the_dense_softmax() 
     np.testing.assert_allclose(linears - curvatures * problem.scores, problem.weights, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_nothing_depends_on_threads_or_on_where_the_users_are_cut() -> None:
     problem = Problem(n_users=3 * BLOCK_ROWS + 70, n_items=300)
     loss = make_loss(n_hard=20)

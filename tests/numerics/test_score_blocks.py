@@ -92,6 +92,7 @@ def test_sums_of_rows_equal_products_of_matrices(
     np.testing.assert_allclose(sparse, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_sums_of_rows_have_the_same_bits_for_any_threads_and_company() -> None:
     rows, matrix = random_rows(300, 40), random_factors(40, 5000, 2)
     together = np.zeros((300, 5000), np.float32)

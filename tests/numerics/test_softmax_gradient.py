@@ -129,6 +129,7 @@ def test_a_user_without_entries_has_no_loss_and_no_part_in_any_gradient() -> Non
     np.testing.assert_allclose(both_passes(users[others], items, rows.take(others))[2], by_item, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
     users, items, rows = problem(600, 3000, 16)
     expected = both_passes(users, items, rows, 1)
@@ -175,6 +176,7 @@ def test_the_gradient_goes_through_the_norm_as_the_difference_quotient_does() ->
     np.testing.assert_allclose(by_item[used], expected[used], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("l2", [0.01, 0.5])
 def test_a_folded_in_user_is_where_the_twins_dot_loss_is_flat(l2: float) -> None:
     _, items, rows = problem(300, 700, 5)
@@ -203,6 +205,7 @@ def test_a_folded_in_user_is_where_the_twins_cosine_loss_is_flat_and_no_random_d
         assert (user_losses(others, items, rows, 0.2) >= losses - 1e-3)[has_entries].all()
 
 
+@pytest.mark.slow
 def test_folding_in_does_not_depend_on_threads_and_hardly_on_who_is_asked_for_together() -> None:
     _, items, rows = problem(300, 700, 5)
     found = softmax_fold_in(items, rows, l2=0.1)
