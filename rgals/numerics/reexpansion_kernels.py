@@ -18,6 +18,8 @@ __all__ = [
 
 _HARMLESS = np.float32(42.0)
 """exp(-2 * 42) is still an ordinary float32, so that scores up to 42 need no maximum taken off."""
+_VANISHING = np.float32(-80.0)
+"""exp(-80) is nothing beside any other probability."""
 _LEAST_REST = 1e-7
 _LEAST_SPACE = 1e-12
 """Below them, all items are entries: what is left over of their probability and prior is rounding."""
@@ -196,7 +198,9 @@ def exponentiate_between(tile: Factors, row_shifts: Weights, column_shifts: Weig
         row, shift = tile[r], row_shifts[r] if row_shifts.size > 0 else np.float32(0)
         for c in range(n_columns):
             value = row[c] + shift - column_shifts[c]
-            row[c] = column_weights[c] * exp_below_zero(value if value < np.float32(0) else np.float32(0))
+            probability = exp_below_zero(value if value < np.float32(0) else np.float32(0))
+            # An item of prior 0 must get exactly nothing: it may have no ridge to hold it.
+            row[c] = column_weights[c] * probability if value > _VANISHING else np.float32(0)
 
 
 @kernel

@@ -195,6 +195,19 @@ def test_tiny_catalogs_and_users_with_everything_or_nothing(n_items):
     assert not solver.state.user_factors[1].any()
 
 
+@pytest.mark.parametrize("beta", [0.5, -0.5])
+def test_items_that_nobody_has_may_have_a_prior_of_zero(beta):
+    mask = np.random.default_rng(0).random((40, 12)) < 0.4
+    mask[:, 7] = False
+    users, items = np.nonzero(mask)
+    rows = InteractionRows.from_pairs(users, items, None, 40, 12)
+    solver = make(rows, make_config(beta=beta, n_hard=3))
+    for _ in range(6):
+        record = solver.run_sweep()
+    assert np.isfinite(record.objective)
+    assert solver.state.item_factors[7].any() == (beta < 0)
+
+
 def test_a_step_that_would_raise_the_loss_is_shortened(monkeypatch):
     rows = random_interactions(4, 20, 15)
     solver = make(rows, make_config())
