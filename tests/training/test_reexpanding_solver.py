@@ -120,9 +120,10 @@ def test_the_half_steps_of_a_sweep_are_those_of_the_dense_quadratic():
     )
 
 
-def test_with_all_items_as_entries_it_settles_where_the_softmax_objective_is_stationary():
+@pytest.mark.parametrize(("n_hard", "eta", "kappa"), [(8, 0.25, 1.5), (2, 0.25, 1.5), (0, 0.5, 1.0)])
+def test_it_settles_where_the_softmax_objective_is_stationary_whatever_the_damping(n_hard, eta, kappa):
     rows = random_interactions(11, 10, 8)
-    config = make_config(n_factors=2, n_hard=8, reg=0.2)
+    config = make_config(n_factors=2, n_hard=n_hard, eta=eta, kappa=kappa, reg=0.2)
     solver, dense = make(rows, config), Dense(rows, config.reg)
     for _ in range(150):
         solver.run_sweep()
