@@ -59,6 +59,9 @@ def plan(
     n_hard: Annotated[
         int, typer.Option("--n-hard", help="As in training, for rg-softmax.", rich_help_panel=_TRAINING)
     ] = _DEFAULTS.n_hard,
+    pass_fraction: Annotated[
+        float, typer.Option("--pass-fraction", help="As in training, for rg-softmax.", rich_help_panel=_TRAINING)
+    ] = _DEFAULTS.pass_fraction,
     n_sweeps: Annotated[
         int, typer.Option("--sweeps", "--n-sweeps", help="Sweeps.", rich_help_panel=_TRAINING)
     ] = _DEFAULTS.n_sweeps,
@@ -141,6 +144,7 @@ def plan(
     config = TrainingConfig(
         loss=loss,
         n_hard=n_hard,
+        pass_fraction=pass_fraction,
         n_factors=n_factors,
         n_sweeps=n_sweeps,
         patience=patience,
@@ -221,6 +225,7 @@ def _plan_sizes(
             keep_checkpoints=kept_checkpoints(config),
             n_sweeps=config.n_sweeps,
             n_hard=config.n_hard if config.loss == "rg-softmax" else None,
+            pass_fraction=config.pass_fraction,
             is_in_process=is_in_process,
         )
     )

@@ -64,6 +64,8 @@ class RankingALS(Queries):
         Hard negatives of each user whose curvature ``rg-softmax`` keeps one by one.
     eta, kappa : float
         Its damping: curvature added to an observed entry per unit of weight, and the factor of a hard negative's.
+    pass_fraction : float
+        Share of the items and users that its passes over the scores look at beside a row's own entries; 1: all, exact.
     n_threads : int or None
         Number of threads; 0 or None uses every processor. No result depends on it.
     random_state : int, numpy Generator, RandomState or None
@@ -122,6 +124,7 @@ class RankingALS(Queries):
         n_hard: int = 50,
         eta: float = 0.25,
         kappa: float = 1.5,
+        pass_fraction: float = 1.0,
         n_threads: int | None = None,
         random_state: "int | np.random.Generator | np.random.RandomState | None" = None,
         warm_start: bool = False,
@@ -143,6 +146,7 @@ class RankingALS(Queries):
         self.n_hard = n_hard
         self.eta = eta
         self.kappa = kappa
+        self.pass_fraction = pass_fraction
         self.n_threads = n_threads
         self.random_state = random_state
         self.warm_start = warm_start

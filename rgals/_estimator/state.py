@@ -35,6 +35,7 @@ class EstimatorState:
     n_hard: Any
     eta: Any
     kappa: Any
+    pass_fraction: Any
     n_threads: Any
     random_state: Any
     warm_start: Any
@@ -112,6 +113,7 @@ class EstimatorState:
             n_hard=self.n_hard,
             eta=self.eta,
             kappa=self.kappa,
+            pass_fraction=self.pass_fraction,
             seed=seed,
             **{name: value for name, value in chosen.items() if value is not None},
         )

@@ -31,19 +31,20 @@ from rgals.names import Factors, Float64Array, Offsets, Rows, Weights
 from rgals.numerics.loss import Loss
 from rgals.numerics.pairwise import BLOCK_ROWS, SumNode, merge_nodes
 from rgals.numerics.reexpansion_kernels import (
+    add_observed,
+    add_squares,
     add_tile,
     expand_users,
     exponentiate_apart,
-    exponentiate_between,
-    join_entries,
-    sort_by_item,
+    mask_tile,
 )
+from rgals.numerics.row_sample import RowSample
 from rgals.numerics.selection import BUFFER_FACTOR, collect_tile
 from rgals.numerics.softmax_gradient_kernels import longest_row
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.threads import run_blocks
 
-__all__ = ["Entries", "Expansion", "cross_sums", "expand", "item_slopes", "join_items", "log_prior_of", "split_by_item"]
+__all__ = ["Entries", "Expansion", "expand", "log_prior_of"]
 
 _TILE_USERS = 128
 _TILE_ITEMS = 2048
@@ -95,8 +96,10 @@ class Expansion:
         The exact softmax loss of each user.
     log_partitions : float64 array of shape (n_users,)
         Logarithm of the sum of exp(s) pi, without pi where it is uniform.
+    errors : float64 array of shape (n_users,)
+        Standard error of each loss, where it was estimated from a sample of the items; else 0.
     nodes : list of SumNode
-        Their sum, as roots of the fixed tree over blocks of users.
+        The sums of losses and errors, as roots of the fixed tree over blocks of users.
     """
 
     entries: Entries
@@ -104,6 +107,7 @@ class Expansion:
     backgrounds: Float64Array
     losses: Float64Array
     log_partitions: Float64Array
+    errors: Float64Array
     nodes: list[SumNode]
 
 
@@ -124,6 +128,7 @@ def expand(
     *,
     first_block: int,
     n_threads: int,
+    sample: RowSample | None = None,
 ) -> Expansion:
     """Expand the softmax loss of consecutive users: one pass over all their scores.
 
@@ -143,6 +148,8 @@ def expand(
         Number of the first user's block of ``BLOCK_ROWS`` rows.
     n_threads : int
         Threads; the result does not depend on it.
+    sample : RowSample or None
+        Items that stand for all that are not observed; None looks at all of them.
 
     Returns
     -------
@@ -154,11 +161,19 @@ def expand(
     4 n_users n_items n_factors operations in float32, as many exponentials as scores, and a buffer of the
     hardest negatives of each user. Memory beside the result: a tile of scores and the buffers of `_TILE_USERS`
     users for each thread.
+
+    From a sample, the partition sum and the slope are the exact sum over the observed items plus the sum over the
+    others in the sample, each divided by its expected number of draws: without bias. Hard negatives are those of
+    the sample. The standard error of a loss is that of independent draws, ``c sqrt(sum w (w - 1) p^2)`` with the
+    weights w: at most, since the draws are spread evenly. The errors of users who share a sample may all point the
+    same way, so that their sum is the most that the error of the sum can be.
     """
-    n_users, n_items = rows.n_rows, items.shape[0]
-    n_hard = min(loss.n_hard, n_items)
+    n_users = rows.n_rows
+    scored = _Scored.of(items, rows, log_prior, sample)
+    n_hard = min(loss.n_hard, scored.items.shape[0])
     degrees = rows.degrees
-    counts = np.where(degrees > 0, degrees + np.minimum(n_hard, n_items - degrees), 0)
+    n_others = scored.items.shape[0] - scored.observed.degrees
+    counts = np.where(degrees > 0, degrees + np.minimum(n_hard, n_others), 0)
     indptr = np.zeros(n_users + 1, dtype=np.int64)
     np.cumsum(counts, out=indptr[1:])
     found = _Found(
@@ -167,22 +182,21 @@ def expand(
         np.empty(indptr[-1], dtype=np.float32),
         np.empty(indptr[-1], dtype=np.float32),
         np.zeros_like(vectors),
-        np.zeros((n_users, 3)),
+        np.zeros((n_users, 4)),
     )
-    longest = [longest_row(items[start : start + _TILE_ITEMS]) for start in range(0, n_items, _TILE_ITEMS)]
-    pass_ = _Pass(vectors, items, rows, log_prior, loss, np.array(longest, dtype=np.float32), found)
+    pass_ = _Pass(vectors, items, rows, log_prior, loss, scored, found)
 
     def work(block: int) -> SumNode:
         stop = min((block + 1) * BLOCK_ROWS, n_users)
         for start in range(block * BLOCK_ROWS, stop, _TILE_USERS):
             pass_.expand_tile(start, min(start + _TILE_USERS, stop), n_hard)
-        total = found.numbers[block * BLOCK_ROWS : stop, 1].sum()
-        return SumNode(0, first_block + block, np.array([total]))
+        loss_and_error = found.numbers[block * BLOCK_ROWS : stop, 1::2].sum(axis=0)
+        return SumNode(0, first_block + block, loss_and_error)
 
     nodes = merge_nodes(run_blocks(work, range(-(-n_users // BLOCK_ROWS)), n_threads))
-    entries = Entries(InteractionRows(indptr, found.columns, found.curvatures, n_items), found.linears)
-    backgrounds, losses, log_partitions = found.numbers.T.copy()
-    return Expansion(entries, found.slopes, backgrounds, losses, log_partitions, nodes)
+    entries = Entries(InteractionRows(indptr, found.columns, found.curvatures, items.shape[0]), found.linears)
+    backgrounds, losses, log_partitions, errors = found.numbers.T.copy()
+    return Expansion(entries, found.slopes, backgrounds, losses, log_partitions, errors, nodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,15 +212,84 @@ class _Found:
 
 
 @dataclass(frozen=True, slots=True)
+class _Scored:
+    """The items whose scores are computed: all, or a sample; ``observed`` names them by their place in it."""
+
+    items: Factors
+    observed: InteractionRows
+    log_prior: Weights
+    sample: RowSample | None
+    longest: Weights
+
+    @classmethod
+    def of(cls, items: Factors, rows: InteractionRows, log_prior: Weights, sample: RowSample | None) -> "_Scored":
+        scored, observed, shifts = items, rows, log_prior
+        if sample is not None:
+            scored, observed = np.ascontiguousarray(items[sample.rows]), sample.places_of(rows)
+            shifts = log_prior[sample.rows] if log_prior.size else log_prior
+        longest = [longest_row(scored[start : start + _TILE_ITEMS]) for start in range(0, len(scored), _TILE_ITEMS)]
+        return cls(scored, observed, shifts, sample, np.array(longest, dtype=np.float32))
+
+    @property
+    def tiles(self) -> list[tuple[int, int, int]]:
+        """Number, first and end of each tile of items."""
+        n_items = self.items.shape[0]
+        starts = range(0, n_items, _TILE_ITEMS)
+        return [(tile, first, min(first + _TILE_ITEMS, n_items)) for tile, first in enumerate(starts)]
+
+
+class _Sums:
+    """What some users' tiles add up to."""
+
+    def __init__(self, vectors: Factors) -> None:
+        n_users = vectors.shape[0]
+        self.largest = np.full(n_users, _ABSENT, dtype=np.float32)
+        self.partitions, self.squares = np.zeros(n_users), np.zeros(n_users)
+        self.totals, self.partial = np.zeros_like(vectors), np.empty_like(vectors)
+        self.maxima, self.sums = np.empty(n_users, dtype=np.float32), np.empty(n_users, dtype=np.float32)
+
+    def add(
+        self, scores: Factors, bounds: Weights, exponentials: Factors, items: Factors, spreads: Weights | None
+    ) -> None:
+        """Add a tile; ``spreads``: what the squares of a sampled one are multiplied with."""
+        exponentiate_apart(scores, bounds, exponentials, self.maxima, self.sums)
+        np.matmul(exponentials, items, out=self.partial)
+        former = self.largest.copy()
+        add_tile(self.partial, self.maxima, self.sums, self.totals, self.largest, self.partitions)
+        if spreads is not None:
+            add_squares(exponentials, spreads, self.maxima, former, self.largest, self.squares)
+
+
+class _Hard:
+    """Buffers in which the hard negatives of some users are collected."""
+
+    def __init__(self, n_users: int, n_hard: int) -> None:
+        n_buffer = BUFFER_FACTOR * n_hard + _SPARE_PLACES
+        self.n_hard = n_hard
+        self.scores = np.empty((n_users, n_buffer), dtype=np.float32)
+        self.items = np.empty((n_users, n_buffer), dtype=np.int32)
+        self.counts = np.zeros(n_users, dtype=np.int64)
+        self.thresholds = np.full(n_users, -np.inf, dtype=np.float32)
+
+    def collect(self, scores: Factors, first: int, columns: Rows, cursors: Offsets, ends: Offsets) -> None:
+        """Collect from a tile, in which the named columns are overwritten."""
+        if self.n_hard:
+            collect_tile(
+                scores, first, columns, cursors, ends,
+                self.scores, self.items, self.counts, self.thresholds, self.n_hard,
+            )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class _Pass:
-    """One pass over the scores of some users with all items."""
+    """One pass over the scores of some users."""
 
     vectors: Factors
     items: Factors
     rows: InteractionRows
     log_prior: Weights
     loss: Loss
-    longest: Weights
+    scored: _Scored
     found: _Found
 
     def expand_tile(self, start: int, stop: int, n_hard: int) -> None:
@@ -214,177 +297,46 @@ class _Pass:
         indptr = self.rows.indptr[start : stop + 1]
         if indptr[0] == indptr[-1]:
             return
-        vectors, n_users = self.vectors[start:stop], stop - start
-        n_items = self.items.shape[0]
-        largest, partitions = np.full(n_users, _ABSENT, dtype=np.float32), np.zeros(n_users)
-        totals, partial = np.zeros_like(vectors), np.empty_like(vectors)
-        maxima, sums = np.empty(n_users, dtype=np.float32), np.empty(n_users, dtype=np.float32)
-        n_buffer = BUFFER_FACTOR * n_hard + _SPARE_PLACES
-        hard_scores = np.empty((n_users, n_buffer), dtype=np.float32)
-        hard_items = np.empty((n_users, n_buffer), dtype=np.int32)
-        counts, thresholds = np.zeros(n_users, dtype=np.int64), np.full(n_users, -np.inf, dtype=np.float32)
+        vectors, scored, sample = self.vectors[start:stop], self.scored, self.scored.sample
+        sums, hard = _Sums(vectors), _Hard(stop - start, n_hard)
         norms = np.float32(1.0001) * np.sqrt(np.square(vectors).sum(axis=1))
-        cursors, ends = indptr[:-1].copy(), indptr[1:]
-        memory = np.empty((2, n_users * min(_TILE_ITEMS, n_items)), dtype=np.float32)
-        has_prior = self.log_prior.size > 0
-        for tile, first in enumerate(range(0, n_items, _TILE_ITEMS)):
-            last = min(first + _TILE_ITEMS, n_items)
-            scores, exponentials = memory[:, : n_users * (last - first)].reshape(2, n_users, last - first)
-            np.matmul(vectors, self.items[first:last].T, out=scores)
-            bounds = norms * self.longest[tile]
-            if has_prior:
-                scores += self.log_prior[first:last]
+        observed, ends = scored.observed.columns, scored.observed.indptr[start + 1 : stop + 1]
+        cursors = scored.observed.indptr[start:stop].copy()
+        memory = np.empty((2, len(vectors) * min(_TILE_ITEMS, scored.items.shape[0])), dtype=np.float32)
+        for tile, first, last in scored.tiles:
+            items = scored.items[first:last]
+            scores, exponentials = memory[:, : len(vectors) * len(items)].reshape(2, len(vectors), len(items))
+            np.matmul(vectors, items.T, out=scores)
+            bounds = norms * scored.longest[tile]
+            if scored.log_prior.size:
+                scores += scored.log_prior[first:last]
                 bounds[:] = np.inf
-            exponentiate_apart(scores, bounds, exponentials, maxima, sums)
-            np.matmul(exponentials, self.items[first:last], out=partial)
-            add_tile(partial, maxima, sums, totals, largest, partitions)
-            if n_hard:
-                collect_tile(
-                    scores, first, self.rows.columns, cursors, ends, hard_scores, hard_items, counts, thresholds, n_hard
-                )
+            if sample is None:
+                sums.add(scores, bounds, exponentials, items, None)
+                hard.collect(scores, first, observed, cursors, ends)
+                continue
+            mask_tile(scores, first, observed, cursors, ends)
+            hard.collect(scores, first, observed, cursors, cursors)  # nothing is left to overwrite
+            scores += sample.log_weights[first:last]
+            bounds[:] = np.inf
+            sums.add(scores, bounds, exponentials, items, sample.spreads[first:last])
+        if sample is not None:
+            add_observed(
+                vectors, self.items, indptr, self.rows.columns, self.log_prior,
+                sums.totals, sums.largest, sums.partitions, sums.squares,
+            )  # fmt: skip
+            for names, count in zip(hard.items, hard.counts, strict=True):
+                names[:count] = sample.rows[names[:count]]
+        self._finish(start, stop, sums, hard)
+
+    def _finish(self, start: int, stop: int, sums: _Sums, hard: _Hard) -> None:
+        """Write what was found of users ``start`` to ``stop``."""
         found = self.found
         expand_users(
-            largest, partitions, totals, vectors, self.items, indptr, self.rows.columns,
+            sums.largest, sums.partitions, sums.squares, sums.totals, self.vectors[start:stop], self.items,
+            self.rows.indptr[start : stop + 1], self.rows.columns,
             _NOTHING if self.rows.weights is None else self.rows.weights,
-            hard_items, hard_scores, counts, n_hard, self.log_prior, self.loss.eta, self.loss.kappa,
+            hard.items, hard.scores, hard.counts, hard.n_hard, self.log_prior, self.loss.eta, self.loss.kappa,
             found.indptr[start : stop + 1], found.columns, found.curvatures, found.linears,
             found.slopes[start:stop], found.numbers[start:stop],
         )  # fmt: skip
-
-
-def item_slopes(
-    items: Factors,
-    former: Factors,
-    current: Factors,
-    weight_sums: Weights,
-    log_partitions: Weights,
-    log_prior: Weights,
-    *,
-    n_threads: int,
-) -> Factors:
-    """Give ``t = sum_u c_u p_ui p_u`` of consecutive items: a pass over their scores with all users.
-
-    Parameters
-    ----------
-    items : float32 array of shape (n_rows, n_factors)
-        Where the items stand.
-    former : float32 array of shape (n_users, n_factors)
-        Where the users stood, in the same basis: what p is made of.
-    current : float32 array of shape (n_users, n_factors)
-        The users' new vectors.
-    weight_sums : float32 array of shape (n_users,)
-        c.
-    log_partitions : float32 array of shape (n_users,)
-        Of the expansion.
-    log_prior : float32 array of shape (n_rows,) or empty
-        log pi of these items; empty: uniform.
-    n_threads : int
-        Threads; the result does not depend on it.
-
-    Returns
-    -------
-    float32 array of shape (n_rows, n_factors)
-        The same bits however the items are cut at multiples of ``BLOCK_ROWS``.
-
-    Notes
-    -----
-    4 n_rows n_users n_factors operations in float32, and as many exponentials as scores. A tile of scores for each
-    thread is all the memory beside the result.
-    """
-    n_users = former.shape[0]
-    slopes = np.zeros_like(items)
-
-    def work(start: int) -> None:
-        rows = slice(start, min(start + _TILE_ITEMS // 16, items.shape[0]))
-        vectors, partial = items[rows], np.empty_like(slopes[rows])
-        for first in range(0, n_users, _TILE_ITEMS):
-            users = slice(first, min(first + _TILE_ITEMS, n_users))
-            scores = vectors @ former[users].T
-            exponentiate_between(scores, log_prior[rows], log_partitions[users], weight_sums[users])
-            slopes[rows] += np.matmul(scores, current[users], out=partial)
-
-    run_blocks(work, range(0, items.shape[0], _TILE_ITEMS // 16), n_threads)
-    return slopes
-
-
-def cross_sums(current: Factors, former: Factors, backgrounds: Float64Array, *, first_block: int) -> list[SumNode]:
-    """Give ``sum_u omega_u p_u p0_u'`` of new and former vectors, along the fixed tree.
-
-    The background of the expansion bends around the former scores: the items need this matrix to know them.
-
-    Parameters
-    ----------
-    current, former : float32 arrays of shape (n_users, n_factors)
-        The new and the former vectors, in one basis.
-    backgrounds : float64 array of shape (n_users,)
-        omega.
-    first_block : int
-        Number of the first user's block.
-    """
-
-    def sum_block(start: int) -> SumNode:
-        part = slice(start, start + BLOCK_ROWS)
-        weighted = backgrounds[part, None] * current[part]
-        return SumNode(0, first_block + start // BLOCK_ROWS, weighted.T @ former[part].astype(np.float64))
-
-    return merge_nodes(run_blocks(sum_block, range(0, current.shape[0], BLOCK_ROWS), 1))
-
-
-def split_by_item(entries: Entries, first_user: int) -> Entries:
-    """Transpose the entries of some users: rows are all items, columns the users by their number in the whole.
-
-    Parameters
-    ----------
-    entries : Entries
-        Of consecutive users.
-    first_user : int
-        Number of the first of them.
-
-    Returns
-    -------
-    Entries
-        Users ascend in each row; ``n_columns`` is not told.
-    """
-    rows = entries.rows
-    indptr = np.zeros(rows.n_columns + 1, dtype=np.int64)
-    np.cumsum(np.bincount(rows.columns, minlength=rows.n_columns), out=indptr[1:])
-    assert rows.weights is not None
-    users, curvatures, linears = np.empty_like(rows.columns), np.empty_like(rows.weights), np.empty_like(rows.weights)
-    sort_by_item(
-        first_user, rows.indptr, rows.columns, rows.weights, entries.linears,
-        indptr[:-1].copy(), users, curvatures, linears,
-    )  # fmt: skip
-    return Entries(InteractionRows(indptr, users, curvatures, first_user + rows.n_rows), linears)
-
-
-def join_items(parts: list[Entries], n_users: int) -> Entries:
-    """Put the entries of the same items from several ranges of users together.
-
-    Parameters
-    ----------
-    parts : list of Entries
-        Of `split_by_item`, cut to the same items; users of a later part are numbered higher.
-    n_users : int
-        Number of all users.
-
-    Returns
-    -------
-    Entries
-        Users ascend in each row.
-    """
-    if len(parts) == 1:
-        rows = parts[0].rows
-        return Entries(InteractionRows(rows.indptr, rows.columns, rows.weights, n_users), parts[0].linears)
-    indptr = np.zeros(parts[0].rows.n_rows + 1, dtype=np.int64)
-    for part in parts:
-        indptr[1:] += part.rows.degrees
-    np.cumsum(indptr, out=indptr)
-    users = np.empty(indptr[-1], dtype=np.int32)
-    curvatures, linears = np.empty(indptr[-1], dtype=np.float32), np.empty(indptr[-1], dtype=np.float32)
-    places = indptr[:-1].copy()
-    for part in parts:
-        assert part.rows.weights is not None
-        join_entries(
-            part.rows.indptr, part.rows.columns, part.rows.weights, part.linears, places, users, curvatures, linears
-        )
-    return Entries(InteractionRows(indptr, users, curvatures, n_users), linears)

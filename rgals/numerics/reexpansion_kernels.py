@@ -8,11 +8,15 @@ from rgals.numerics.selection import keep_best
 from rgals.numerics.softmax_gradient_kernels import exp_below_zero
 
 __all__ = [
+    "add_entry_slopes",
+    "add_observed",
+    "add_squares",
     "add_tile",
     "expand_users",
     "exponentiate_apart",
     "exponentiate_between",
     "join_entries",
+    "mask_tile",
     "sort_by_item",
 ]
 
@@ -21,8 +25,8 @@ _HARMLESS = np.float32(42.0)
 _VANISHING = np.float32(-80.0)
 """exp(-80) is nothing beside any other probability."""
 _LEAST_REST = 1e-7
-_LEAST_SPACE = 1e-12
-"""Below them, all items are entries: what is left over of their probability and prior is rounding."""
+_LEAST_SPACE = 1e-6
+"""Below them, what the entries leave over of probability and prior is the rounding of float32."""
 _LEAST_CURVATURE = 1e-10
 """Keeps every system definite, and divisions by roots of curvatures harmless."""
 
@@ -70,6 +74,66 @@ def add_tile(
 
 
 @kernel
+def mask_tile(tile: Factors, first_column: int, columns: Rows, cursors: Offsets, ends: Offsets) -> None:
+    """Set the scores of the named columns to -inf; the cursors move on. Tiles come in ascending order."""
+    for r in range(tile.shape[0]):
+        cursor = cursors[r]
+        while cursor < ends[r] and columns[cursor] < first_column + tile.shape[1]:
+            tile[r, columns[cursor] - first_column] = -np.inf
+            cursor += 1
+        cursors[r] = cursor
+
+
+@kernel
+def add_squares(
+    tile: Factors, spreads: Weights, maxima: Weights, former: Weights, largest: Weights, squares: Float64Array
+) -> None:
+    """Add a tile's sums of spread * exp(s - m)^2: the variance of a sampled sum, on the scale that ``add_tile`` left.
+
+    ``former`` holds the largest m from before that call.
+    """
+    for u in range(tile.shape[0]):
+        row, total = tile[u], np.float32(0)
+        for c in range(row.size):
+            total += spreads[c] * row[c] * row[c]
+        old = np.exp(np.float64(former[u] - largest[u]))
+        new = np.exp(np.float64(maxima[u] - largest[u])) if maxima[u] > -np.inf else 0.0
+        squares[u] = old * old * squares[u] + new * new * np.float64(total)
+
+
+@kernel
+def add_observed(
+    vectors: Factors,
+    items: Factors,
+    indptr: Offsets,
+    columns: Rows,
+    log_prior: Weights,
+    totals: Factors,
+    largest: Weights,
+    partitions: Float64Array,
+    squares: Float64Array,
+) -> None:
+    """Add the observed entries, which no tile held, to the sums of `add_tile` and `add_squares`."""
+    for u in range(vectors.shape[0]):
+        for e in range(indptr[u], indptr[u + 1]):
+            item = items[columns[e]]
+            lifted = _score(vectors[u], item)
+            if log_prior.size > 0:
+                lifted += log_prior[columns[e]]
+            if lifted > largest[u]:
+                old = np.exp(np.float64(largest[u] - lifted))
+                largest[u] = lifted
+                partitions[u] *= old
+                squares[u] *= old * old
+                for f in range(item.size):
+                    totals[u, f] *= np.float32(old)
+            value = np.exp(np.float64(lifted - largest[u]))
+            partitions[u] += value
+            for f in range(item.size):
+                totals[u, f] += np.float32(value) * item[f]
+
+
+@kernel
 def _score(vector: Weights, item: Weights) -> np.float32:
     score = np.float32(0)
     for f in range(vector.size):
@@ -81,6 +145,7 @@ def _score(vector: Weights, item: Weights) -> np.float32:
 def expand_users(
     largest: Weights,
     partitions: Float64Array,
+    squares: Float64Array,
     totals: Factors,
     vectors: Factors,
     items: Factors,
@@ -105,8 +170,8 @@ def expand_users(
 
     Parameters
     ----------
-    largest, partitions, totals : arrays of n_users rows
-        Of `add_tile`, over all items; scores have the log prior added unless ``log_prior`` is empty.
+    largest, partitions, squares, totals : arrays of n_users rows
+        Of `add_tile` and `add_squares`, over all items; scores have the log prior added unless ``log_prior`` is empty.
     vectors, items : float32 arrays of n_factors columns
         Where the model stands.
     indptr, columns, weights
@@ -127,8 +192,8 @@ def expand_users(
         Out: the entries, items ascending.
     slopes : float32 array of shape (n_users, n_factors)
         Out: ``c sum_j p_j q_j``.
-    numbers : float64 array of shape (n_users, 3)
-        Out: omega, softmax loss and log partition.
+    numbers : float64 array of shape (n_users, 4)
+        Out: omega, softmax loss, log partition and the standard error of the loss.
     """
     n_items, is_uniform = items.shape[0], log_prior.size == 0
     for u in range(vectors.shape[0]):
@@ -136,7 +201,8 @@ def expand_users(
         if start == stop:
             for f in range(slopes.shape[1]):
                 slopes[u, f] = 0
-            numbers[u, 0], numbers[u, 1], numbers[u, 2] = 0.0, 0.0, 0.0
+            for k in range(numbers.shape[1]):
+                numbers[u, k] = 0.0
             continue
         n_hard = min(counts[u], most_hard)
         if counts[u] > most_hard:
@@ -169,7 +235,8 @@ def expand_users(
             curvatures[at] = probability
             at += 1
         rest, space = max(1.0 - mass, 0.0), 1.0 - share
-        omega = weight * rest / space if rest > _LEAST_REST and space > _LEAST_SPACE else 0.0
+        has_others = at - out_indptr[u] < n_items and rest > _LEAST_REST and space > _LEAST_SPACE
+        omega = weight * rest / space if has_others else 0.0
         e = start
         for k in range(out_indptr[u], at):
             item, score, probability = out_columns[k], np.float64(linears[k]), np.float64(curvatures[k])
@@ -188,6 +255,7 @@ def expand_users(
         numbers[u, 0] = omega
         numbers[u, 1] = weight * (log_partition - (np.log(np.float64(n_items)) if is_uniform else 0.0)) - observed
         numbers[u, 2] = log_partition
+        numbers[u, 3] = weight * np.sqrt(squares[u]) / partitions[u]
 
 
 @kernel
@@ -201,6 +269,30 @@ def exponentiate_between(tile: Factors, row_shifts: Weights, column_shifts: Weig
             probability = exp_below_zero(value if value < np.float32(0) else np.float32(0))
             # An item of prior 0 must get exactly nothing: it may have no ridge to hold it.
             row[c] = column_weights[c] * probability if value > _VANISHING else np.float32(0)
+
+
+@kernel
+def add_entry_slopes(
+    items: Factors,
+    former: Factors,
+    current: Factors,
+    weight_sums: Weights,
+    log_partitions: Weights,
+    log_prior: Weights,
+    indptr: Offsets,
+    users: Rows,
+    slopes: Factors,
+) -> None:
+    """Add ``c_u p_ui p_u`` of the entries of consecutive items, which no tile held, to their slopes."""
+    for i in range(items.shape[0]):
+        item, slope = items[i], slopes[i]
+        shift = log_prior[i] if log_prior.size > 0 else np.float32(0)
+        for e in range(indptr[i], indptr[i + 1]):
+            user = users[e]
+            value = _score(former[user], item) + shift - log_partitions[user]
+            share = weight_sums[user] * np.exp(min(value, np.float32(0))) if value > _VANISHING else np.float32(0)
+            for f in range(item.size):
+                slope[f] += share * current[user, f]
 
 
 @kernel

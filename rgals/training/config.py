@@ -76,6 +76,8 @@ class TrainingConfig(BaseModel):
     """Damping of the observed entries of rg-softmax: curvature added per unit of weight."""
     kappa: _Finite = Field(default=1.5, ge=1)
     """Damping of the hard negatives of rg-softmax: factor of their curvature."""
+    pass_fraction: _Finite = Field(default=1.0, gt=0, le=1)
+    """Share of the items and users that a pass of rg-softmax looks at beside a row's own entries; 1: all, exact."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the starting factors and of the samples of users that are watched."""
     solver: SolverName = "auto"

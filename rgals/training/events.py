@@ -98,6 +98,8 @@ class SweepEvent:
     """Of a re-expanded sweep, how far it went: less than 1 where the exact loss would have risen, 0 where it stayed."""
     pass_s: float | None = None
     """Of a re-expanded sweep, the seconds of its passes over all scores, which are part of ``seconds``."""
+    objective_error: float | None = None
+    """Of a re-expanded sweep with ``pass_fraction`` below 1, the standard error of the objective, at most."""
 
 
 @dataclass(frozen=True, slots=True)

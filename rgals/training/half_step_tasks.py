@@ -12,7 +12,9 @@ from rgals.names import Factors, Float64Array, Side, Weights
 from rgals.numerics.half_step import HalfStepSystem, SolverChoice, rotate, solve_half_step, sum_rows
 from rgals.numerics.loss import Loss
 from rgals.numerics.pairwise import BLOCK_ROWS, SumNode
-from rgals.numerics.reexpansion import Entries, Expansion, cross_sums, item_slopes, join_items
+from rgals.numerics.reexpansion import Entries, Expansion
+from rgals.numerics.reexpansion_items import cross_sums, item_slopes, join_items, sampled_item_slopes
+from rgals.numerics.row_sample import RowSample
 from rgals.numerics.sparse import InteractionRows
 from rgals.training.factor_blocks import SideFactors
 from rgals.training.weighted_shards import WeightedShards
@@ -76,7 +78,7 @@ class SharedSlopes:
     turn : float32 array of shape (n_factors, n_factors)
         Takes the slopes of the users from the basis of the expansion into that of the half-step.
     cross : float64 array of shape (n_factors, n_factors)
-        `rgals.numerics.reexpansion.cross_sums` of the users, in the basis of the half-step; used for the items.
+        `rgals.numerics.reexpansion_items.cross_sums` of the users, in the basis of the half-step; used for the items.
     former : SideFactors
         The users around whom the loss was expanded.
     former_matrix : float32 array of shape (n_factors, n_factors)
@@ -85,6 +87,8 @@ class SharedSlopes:
         c, and the log partition of the expansion.
     log_prior : float32 array of shape (n_items,) or empty
         `rgals.numerics.reexpansion.log_prior_of` the item prior.
+    sample : RowSample or None
+        Users that stand for all others in the slopes of the items; None: all are looked at.
     """
 
     turn: Factors
@@ -94,6 +98,7 @@ class SharedSlopes:
     weight_sums: Weights
     log_partitions: Weights
     log_prior: Weights
+    sample: RowSample | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +154,7 @@ class ShardSummary:
     n_failed, first_failed : int
         Rows without a finite solution, and the first of them within the shard, -1 when there are none.
     cross : list of SumNode
-        `rgals.numerics.reexpansion.cross_sums` of re-expanded users; else empty.
+        `rgals.numerics.reexpansion_items.cross_sums` of re-expanded users; else empty.
     """
 
     nodes: list[SumNode]
@@ -234,19 +239,19 @@ def _open_entries(
     assert prepared.former is not None
     parts = [_writable_entries(part) for part in context.fetch_each(task.entries)]
     vectors = rotate(initial, prepared.shared.initial_matrix, context.n_threads)
-    slopes = item_slopes(
-        vectors,
-        prepared.former,
-        prepared.system.fixed,
-        shared.weight_sums,
-        shared.log_partitions,
-        shared.log_prior[task.shard.start : task.shard.stop],
-        n_threads=context.n_threads,
-    )
+    entries = join_items(parts, prepared.system.fixed.shape[0])
+    users = prepared.former, prepared.system.fixed, shared.weight_sums, shared.log_partitions
+    log_prior = shared.log_prior[task.shard.start : task.shard.stop]
+    if shared.sample is None:
+        slopes = item_slopes(vectors, *users, log_prior, n_threads=context.n_threads)
+    else:
+        slopes = sampled_item_slopes(
+            vectors, *users, log_prior, entries.rows, shared.sample, n_threads=context.n_threads
+        )
     # The kernel bends the background around the present scores, the expansion around the former ones.
     moved = np.diag(prepared.shared.eigenvalues) - shared.cross
     slopes += (backgrounds[:, None] * (vectors @ moved.T)).astype(np.float32)
-    return join_items(parts, prepared.system.fixed.shape[0]), slopes, backgrounds
+    return entries, slopes, backgrounds
 
 
 def sum_shard(shared: None, task: ShardTask, context: WorkerContext) -> list[SumNode]:

@@ -185,6 +185,7 @@ def plan_training(
             item_shards=ShardShape.of(source.shard_ranges("item")),
             dataset_bytes=dataset_bytes,
             n_hard=config.n_hard if loss.is_reexpanded else None,
+            pass_fraction=config.pass_fraction,
             is_in_process=is_in_process,
         )
     )

@@ -87,6 +87,8 @@ class PlanInput:
         Interactions of the row with most of them; None takes a tenth of the users.
     n_hard : int or None
         Hard negatives of each user under ``rg-softmax``; None: another loss.
+    pass_fraction : float
+        Share of the scores that a pass of ``rg-softmax`` looks at.
     is_in_process : bool
         Whether the one worker is the calling process, without Ray.
 
@@ -113,6 +115,7 @@ class PlanInput:
     dataset_bytes: int | None = None
     hottest_row: int | None = None
     n_hard: int | None = None
+    pass_fraction: float = 1.0
     is_in_process: bool = False
 
     def __post_init__(self) -> None:
@@ -122,6 +125,8 @@ class PlanInput:
                 raise InputError(f"plan: {name}: expected at least 1, found {getattr(self, name)}")
         if self.n_hard is not None and self.n_hard < 0:
             raise InputError(f"plan: n_hard: expected at least 0, found {self.n_hard}")
+        if not 0 < self.pass_fraction <= 1:
+            raise InputError(f"plan: pass_fraction: expected above 0 and at most 1, found {self.pass_fraction}")
         if self.keep_checkpoints < 0:
             raise InputError(f"plan: keep_checkpoints: expected at least 0, found {self.keep_checkpoints}")
         if self.n_nodes > self.n_workers:

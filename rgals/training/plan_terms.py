@@ -217,8 +217,10 @@ def tile_bytes(asked: PlanInput) -> int:
 
 
 def pass_operations(asked: PlanInput) -> int:
-    """8 U I d under rg-softmax: what the passes of a sweep multiply and add."""
-    return 0 if asked.n_hard is None else 8 * asked.n_users * asked.n_items * asked.n_factors
+    """8 U I d F under rg-softmax: what the passes of a sweep multiply and add, F being the pass_fraction."""
+    if asked.n_hard is None:
+        return 0
+    return math.ceil(8 * asked.n_users * asked.n_items * asked.n_factors * asked.pass_fraction)
 
 
 def n_entries(asked: PlanInput) -> int:

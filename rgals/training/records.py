@@ -51,11 +51,14 @@ class ExpansionRecord:
         would have risen; 0 where no step was short enough, and the factors stayed as they were.
     seconds : float
         Seconds of the passes over all scores.
+    error : float
+        Standard error of the objective, at most, where the passes look at a sample; else 0.
     """
 
     objective: float
     step_length: float
     seconds: float
+    error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,9 @@ A re-expanded sweep solves the users and then the items on one quadratic, the ex
 makes the next expansion gives the exact loss of the new factors on the way; where that has risen, the factors
 go back half of the way, until it falls. So the exact loss with its ridge falls at every sweep.
 
+Where the passes look at a sample of the items, and of the users, that loss is an estimate, and "risen" means by
+more than its stated error.
+
 The first sweeps are those of RG× from zero, and what they end with is rescaled by the one temperature that
 suits the softmax loss best (`rgals.numerics.temperature`).
 """
@@ -22,6 +25,7 @@ from rgals.names import SIDES, Float64Array, Side, Weights
 from rgals.numerics.loss import Loss
 from rgals.numerics.pairwise import SumNode, collapse_nodes
 from rgals.numerics.reexpansion import Entries, Expansion, log_prior_of
+from rgals.numerics.row_sample import RowSample, draw_rows
 from rgals.numerics.temperature import best_temperature
 from rgals.numerics.threads import one_blas_thread
 from rgals.numerics.weighting import weigh_entries
@@ -41,7 +45,7 @@ from rgals.training.reexpansion_tasks import (
     turn_entries,
     warm_up_pass,
 )
-from rgals.training.solver import AlternatingSolver
+from rgals.training.solver import AlternatingSolver, StepResult
 
 __all__ = ["ReexpandingSolver", "make_solver"]
 
@@ -49,13 +53,16 @@ _MOST_HALVINGS = 6
 _RISE_TOLERANCE = 1e-7
 """Rise of the exact objective, relative to its size, that rounding explains."""
 
+_ERRORS = 1.0
+"""Standard errors of each of two estimates that a rise between them may have; they are upper bounds already."""
+
 _TEMPERATURE_USERS = 512
 _TEMPERATURE_SCORES = 1 << 25
 """Most scores that are held to find the temperature: 128 MiB."""
 
 
 class ReexpandingSolver(AlternatingSolver):
-    """Runs the sweeps of ``rg-softmax``; parameters as `AlternatingSolver`, and two more.
+    """Runs the sweeps of ``rg-softmax``; parameters as `AlternatingSolver`, and three more.
 
     Parameters
     ----------
@@ -63,6 +70,9 @@ class ReexpandingSolver(AlternatingSolver):
         Loss of the first sweeps, with the same observed weights and prior.
     n_start_sweeps : int
         How many there are; 0 expands around the given state at once.
+    pass_fraction : float
+        Share of the items, and of the users, that the passes over the scores look at beside each row's own entries;
+        1: all, so that the loss is exact.
     """
 
     def __init__(
@@ -75,6 +85,7 @@ class ReexpandingSolver(AlternatingSolver):
         executor: Executor,
         start: Loss,
         n_start_sweeps: int,
+        pass_fraction: float = 1.0,
         solver: str = "auto",
         cg_steps: int = 3,
         state: FactorState | BlockState | None = None,
@@ -82,7 +93,9 @@ class ReexpandingSolver(AlternatingSolver):
         self._softmax_loss = loss
         self._start_loss = start
         self._n_start = n_start_sweeps
+        self._pass_fraction = pass_fraction
         self._exact: float | None = None
+        self._error = 0.0
         self._log_partitions: Float64Array = np.zeros(0)
         self._origin: BlockState | None = None
         super().__init__(
@@ -151,6 +164,19 @@ class ReexpandingSolver(AlternatingSolver):
         self._origin = self.blocks
         return self._origin, self._exact
 
+    def _after_items(self, users: StepResult, items: StepResult) -> float:
+        if self._origin is None or self._pass_fraction == 1:
+            return super()._after_items(users, items)
+        # Both half-steps estimate one quadratic, from different samples: what counts is how far each goes down.
+        return users.objective_after + items.objective_after - items.objective_before
+
+    def _sample(self, side: Side) -> RowSample | None:
+        """Draw the rows that stand for a side in the expansion around the present factors."""
+        if self._pass_fraction == 1:
+            return None
+        key = (self._seed, self._sweep, SIDES.index(side))
+        return draw_rows(self._shards.weight_sums(side), self._pass_fraction, key)
+
     def _warm_up(self) -> None:
         super()._warm_up()
         self._executor.on_each_worker(warm_up_pass, self._softmax_loss)
@@ -192,20 +218,21 @@ class ReexpandingSolver(AlternatingSolver):
         """Expand around the new factors, going back towards ``origin`` as long as the loss is above ``before``."""
         started = time.perf_counter()
         target, length = self.blocks, 1.0
+        bound = before + _RISE_TOLERANCE * abs(before) + _ERRORS * self._error
         found = self._expand()
         for _ in range(_MOST_HALVINGS):
-            if found <= before + _RISE_TOLERANCE * abs(before):
+            if found <= bound + _ERRORS * self._error:
                 break
             length /= 2
             self._take(origin, target, length)
             found = self._expand()
         else:
-            if not found <= before + _RISE_TOLERANCE * abs(before):
+            if not found <= bound + _ERRORS * self._error:
                 length = 0.0
                 self._take(origin, target, length)
                 found = self._expand()
         self._exact = found
-        return ExpansionRecord(found, length, time.perf_counter() - started)
+        return ExpansionRecord(found, length, time.perf_counter() - started, self._error)
 
     def _take(self, origin: BlockState, target: BlockState, length: float) -> None:
         """Stand between the factors before and after the half-steps of this sweep."""
@@ -236,6 +263,7 @@ class ReexpandingSolver(AlternatingSolver):
             self._shards.weight_sums("user").astype(np.float32),
             self._log_partitions.astype(np.float32),
             self._log_prior,
+            self._sample("user"),
         )
 
     @property
@@ -251,7 +279,8 @@ class ReexpandingSolver(AlternatingSolver):
             users.entries = expansions
             items.entries = self._hand_to_items(expansions)
             ridge = sum(self._ridge_norm(side) for side in SIDES)
-        found = float(collapse_nodes(nodes)[0]) + 0.5 * ridge
+        loss, self._error = (float(value) for value in collapse_nodes(nodes))
+        found = loss + 0.5 * ridge
         if not math.isfinite(found):
             raise NumericalError(
                 f"sweep {self._sweep}: expected a finite softmax loss, found {found!r} "
@@ -265,7 +294,7 @@ class ReexpandingSolver(AlternatingSolver):
         step = self._share(
             "user", items.factors, items.factors.matrix(eye), users.factors.matrix(eye), nothing, nothing
         )
-        shared = SharedPass(step, self._log_prior)
+        shared = SharedPass(step, self._log_prior, self._sample("item"))
         results = self._executor.map_blocks(
             expand_shard,
             shared,
@@ -335,6 +364,7 @@ def make_solver(
         executor=executor,
         start=config.to_start_loss(),
         n_start_sweeps=0 if is_continued else config.start_sweeps,
+        pass_fraction=config.pass_fraction,
         solver=config.solver,
         state=state,
         **options,

@@ -10,7 +10,9 @@ from rgals.names import Factors, Float64Array, Weights
 from rgals.numerics.half_step import rotate
 from rgals.numerics.loss import Loss
 from rgals.numerics.pairwise import BLOCK_ROWS, SumNode
-from rgals.numerics.reexpansion import Entries, Expansion, expand, item_slopes, join_items, split_by_item
+from rgals.numerics.reexpansion import Entries, Expansion, expand
+from rgals.numerics.reexpansion_items import item_slopes, join_items, sampled_item_slopes, split_by_item
+from rgals.numerics.row_sample import RowSample, draw_rows
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.temperature import best_temperature
 from rgals.training.half_step_tasks import ShardTask, SharedHalfStep, gather_rows, load_rows
@@ -38,10 +40,13 @@ class SharedPass:
         The items as the fixed side; both matrices take the blocks into one basis.
     log_prior : float32 array of shape (n_items,) or empty
         `rgals.numerics.reexpansion.log_prior_of` the item prior.
+    sample : RowSample or None
+        Items that stand for all others; None: all are looked at.
     """
 
     step: SharedHalfStep
     log_prior: Weights
+    sample: RowSample | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ def expand_shard(
         step.loss,
         first_block=task.shard.start // BLOCK_ROWS,
         n_threads=context.n_threads,
+        sample=prepared.shared.sample,
     )
     return found, (found.nodes, found.log_partitions)
 
@@ -84,10 +90,15 @@ def warm_up_pass(shared: Loss, position: int, context: WorkerContext) -> None:
     del position, context
     rows = InteractionRows(np.array([0, 1]), np.zeros(1, dtype=np.int32), None, 2)
     vectors = np.zeros((2, 2), dtype=np.float32)
-    found = expand(vectors[:1], vectors, rows, vectors[0, :0], shared, first_block=0, n_threads=1)
+    samples = None, draw_rows(np.ones(2), 0.5, (0,))
+    for sample in samples:
+        found = expand(vectors[:1], vectors, rows, vectors[0, :0], shared, first_block=0, n_threads=1, sample=sample)
     join_items([split_by_item(found.entries, 0)] * 2, 2)
     ones = np.ones(2, dtype=np.float32)
-    item_slopes(vectors, vectors, vectors, ones, ones, ones[:0], n_threads=1)
+    users = vectors, vectors, ones, ones, ones[:0]
+    item_slopes(vectors, *users, n_threads=1)
+    seen = InteractionRows(np.array([0, 1, 1]), np.zeros(1, dtype=np.int32), None, 2)
+    sampled_item_slopes(vectors, *users, seen, draw_rows(np.ones(2), 0.5, (0,)), n_threads=1)
     best_temperature(vectors[:1], vectors, rows, np.full(2, 0.5))
 
 

@@ -369,6 +369,7 @@ class TrainingRun:
                 interactions_per_s=2 * n_interactions / max(seconds, 1e-9),
                 step_length=None if expanded is None else expanded.step_length,
                 pass_s=None if expanded is None else expanded.seconds,
+                objective_error=expanded.error if expanded is not None and self._config.pass_fraction < 1 else None,
             )
         )
 

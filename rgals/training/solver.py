@@ -45,7 +45,7 @@ from rgals.training.half_step_tasks import (
 from rgals.training.records import StepLoad, SweepRecord
 from rgals.training.weighted_shards import WeightedShards
 
-__all__ = ["AlternatingSolver", "FactorState"]
+__all__ = ["AlternatingSolver", "FactorState", "StepResult"]
 
 
 @dataclass(slots=True)
@@ -60,7 +60,17 @@ class _SideState:
 
 
 @dataclass(frozen=True, slots=True)
-class _StepResult:
+class StepResult:
+    """What a half-step did.
+
+    Parameters
+    ----------
+    objective_before, objective_after : float
+        The objective, each evaluated from the entries of the side that was solved.
+    load : StepLoad
+        How the work was spread.
+    """
+
     objective_before: float
     objective_after: float
     load: StepLoad
@@ -217,12 +227,16 @@ class AlternatingSolver:
             self._sweep,
             users.objective_before,
             users.objective_after,
-            items.objective_after,
+            self._after_items(users, items),
             middle_s - start_s,
             time.perf_counter() - middle_s,
             users.load,
             items.load,
         )
+
+    def _after_items(self, users: StepResult, items: StepResult) -> float:  # noqa: ARG002
+        """Give the objective after a sweep's second half-step."""
+        return items.objective_after
 
     def restore(self, state: FactorState | BlockState | None) -> None:
         """Go on from other factors; parameters as the class."""
@@ -302,7 +316,7 @@ class AlternatingSolver:
         """Give what the slopes of re-expanded rows need in a half-step of this basis; None: there are none."""
         return None
 
-    def _run_half_step(self, side: Side) -> _StepResult:
+    def _run_half_step(self, side: Side) -> StepResult:
         """Solve one side; give the objective before and after."""
         solved, fixed = self._sides[side], self._sides[other_side(side)]
         if fixed.sums is None:
@@ -331,7 +345,7 @@ class AlternatingSolver:
         before = sums.objective_before + rest + 0.5 * float(eigenvalues @ (mean * mean))
         curvature = 0.5 * float(eigenvalues @ (sums.linear * sums.linear)) if mean.any() else 0.0
         self._objective = sums.objective_after + rest + bound - curvature
-        return _StepResult(before, self._objective, load)
+        return StepResult(before, self._objective, load)
 
     def _solve_side(self, side: Side, shared: SharedHalfStep) -> tuple[SideFactors, SideSums, StepLoad]:
         """Solve all shards of a side and add up their sums in the order of the fixed tree."""

@@ -9,15 +9,8 @@ import pytest
 from rgals.names import Float64Array
 from rgals.numerics.loss import Loss
 from rgals.numerics.pairwise import BLOCK_ROWS, collapse_nodes
-from rgals.numerics.reexpansion import (
-    Entries,
-    Expansion,
-    expand,
-    item_slopes,
-    join_items,
-    log_prior_of,
-    split_by_item,
-)
+from rgals.numerics.reexpansion import Entries, Expansion, expand, log_prior_of
+from rgals.numerics.reexpansion_items import item_slopes, join_items, split_by_item
 from rgals.numerics.softmax import softmax_loss
 from rgals.numerics.sparse import InteractionRows
 from tests.numerics.reexpansion_twin import DenseExpansion
@@ -109,6 +102,13 @@ def test_a_prior_counts_and_may_be_zero() -> None:
     problem.prior /= problem.prior.sum()
     problem.weights[:, 0] = 0  # an item that nobody has, of prior 0
     check_against_twin(problem, make_loss())
+
+
+def test_who_has_all_items_has_no_background_whatever_the_prior() -> None:
+    for seed in range(10):
+        problem = Problem(scale=3.0, n_items=60, seed=seed)  # user 1 has all items
+        problem.prior = np.random.default_rng(seed).dirichlet(np.ones(60))
+        assert problem.expand(make_loss()).backgrounds[1] == 0
 
 
 def test_the_loss_is_the_exact_softmax_loss() -> None:

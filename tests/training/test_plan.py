@@ -493,6 +493,14 @@ def test_rg_softmax_needs_entries_former_users_and_passes():
     assert plain.time.pass_s == 0
     # 8 U I d operations, two for each of the rotation's, on two threads at half the speed of four.
     assert expanded.time.pass_s == pytest.approx(4 * 5_000 * 2_000 * 10 * 2e-11 / 2 * 0.2, rel=0.01)
+    sampled = make_plan(changed(n_hard=50, pass_fraction=0.25), MEASURED)
+    assert sampled.time.pass_s == pytest.approx(expanded.time.pass_s / 4)
+
+
+@pytest.mark.parametrize("fraction", [0, 1.5, float("nan")])
+def test_a_share_of_the_scores_is_above_zero_and_at_most_one(fraction):
+    with pytest.raises(InputError, match="pass_fraction"):
+        changed(n_hard=50, pass_fraction=fraction)
 
 
 def test_hard_negatives_are_no_more_than_there_are_items():

@@ -182,18 +182,63 @@ def test_an_interrupted_and_resumed_run_gives_the_same_bits(tmp_path, stop_at):
     assert [s.objective_after_items for s in second.history] == [s.objective_after_items for s in whole.history]
 
 
+@pytest.mark.parametrize("fraction", [0.2, 0.6])
+def test_sampled_passes_go_down_to_near_the_softmax_optimum(fraction):
+    rows = planted(is_weighted=True)[0]
+    exact = make(rows, make_config(n_hard=9))
+    sampled = make(rows, make_config(n_hard=9, pass_fraction=fraction))
+    dense = Dense(rows, 0.3)
+    for _ in range(12):
+        exact.run_sweep()
+        record = sampled.run_sweep()
+        if record.expanded is not None:
+            assert record.expanded.error > 0
+            found = dense.objective(*doubles(sampled.state))
+            assert abs(record.objective - found) < 2 * record.expanded.error
+            assert record.objective_before >= record.objective_after_users >= record.objective_after_items
+    start = dense.objective(*(np.zeros_like(factors) for factors in doubles(sampled.state)))
+    best, reached = (dense.objective(*doubles(solver.state)) for solver in (exact, sampled))
+    assert best < reached < best + 0.25 * (start - best)
+
+
+def test_a_fraction_of_one_is_the_exact_training():
+    rows = planted()[0]
+    assert same_bits(run(make_config(n_sweeps=5)), run(make_config(n_sweeps=5, pass_fraction=1.0)))
+    assert not same_bits(run(make_config(n_sweeps=5)), run(make_config(n_sweeps=5, pass_fraction=0.5)))
+    solver = make(rows, make_config(start_sweeps=0))
+    record = solver.run_sweep()
+    assert record.expanded is not None
+    assert record.expanded.error == 0
+
+
+@pytest.mark.parametrize(("n_shards", "n_threads"), [(1, 2), (3, 2)])
+def test_sampled_passes_do_not_depend_on_shards_or_threads(n_shards, n_threads):
+    config = make_config(n_factors=6, n_sweeps=5, n_hard=9, pass_fraction=0.3, beta=0.3)
+    assert same_bits(run(config), run(config, n_shards=n_shards, n_threads=n_threads))
+
+
+@pytest.mark.parametrize("stop_at", [2, 4])
+def test_an_interrupted_run_with_sampled_passes_goes_on_with_the_same_bits(tmp_path, stop_at):
+    config = make_config(n_factors=6, n_sweeps=6, n_hard=9, pass_fraction=0.3)
+    stop = StopAfter(stop_at)
+    run(config, checkpoints=tmp_path / "c", on_event=stop, should_stop=stop)
+    second = run(config, checkpoints=tmp_path / "c", resume=True, n_shards=2)
+    assert same_bits(second, run(config))
+
+
 @pytest.mark.parametrize("n_items", [1, 2, 7])
 def test_tiny_catalogs_and_users_with_everything_or_nothing(n_items):
     mask = np.random.default_rng(0).random((9, n_items)) < 0.4
     mask[0], mask[1] = True, False
     users, items = np.nonzero(mask)
     rows = InteractionRows.from_pairs(users, items, None, 9, n_items)
-    solver = make(rows, make_config(n_hard=50))
-    for _ in range(6):
-        record = solver.run_sweep()
-    assert np.isfinite(record.objective)
-    assert np.isfinite(solver.state.user_factors).all()
-    assert not solver.state.user_factors[1].any()
+    for fraction in (1.0, 0.3):
+        solver = make(rows, make_config(n_hard=50, pass_fraction=fraction))
+        for _ in range(6):
+            record = solver.run_sweep()
+        assert np.isfinite(record.objective)
+        assert np.isfinite(solver.state.user_factors).all()
+        assert not solver.state.user_factors[1].any()
 
 
 @pytest.mark.parametrize("beta", [0.5, -0.5])
