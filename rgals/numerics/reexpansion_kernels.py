@@ -142,6 +142,40 @@ def _score(vector: Weights, item: Weights) -> np.float32:
 
 
 @kernel
+def _bend(
+    omega: float,
+    weight: float,
+    start: int,
+    stop: int,
+    columns: Rows,
+    weights: Weights,
+    log_prior: Weights,
+    n_items: int,
+    eta: float,
+    kappa: float,
+    first: int,
+    last: int,
+    out_columns: Rows,
+    curvatures: Weights,
+    linears: Weights,
+) -> None:
+    """Turn probabilities and scores of a user's entries into curvatures and linear weights."""
+    e = start
+    for k in range(first, last):
+        item, score, probability = out_columns[k], np.float64(linears[k]), np.float64(curvatures[k])
+        spread = omega * (1.0 / n_items if log_prior.size == 0 else np.exp(np.float64(log_prior[item])))
+        g, bend = np.float64(0), kappa * weight * probability
+        if e < stop and columns[e] == item:
+            g = np.float64(weights[e] if weights.size > 0 else 1)
+            bend = weight * probability + eta * g
+            e += 1
+        # The background covers every item: what it says of this one is taken back.
+        bend = max(bend - spread, _LEAST_CURVATURE)
+        curvatures[k] = bend
+        linears[k] = bend * score + g
+
+
+@kernel
 def expand_users(
     largest: Weights,
     partitions: Float64Array,
@@ -237,19 +271,10 @@ def expand_users(
         rest, space = max(1.0 - mass, 0.0), 1.0 - share
         has_others = at - out_indptr[u] < n_items and rest > _LEAST_REST and space > _LEAST_SPACE
         omega = weight * rest / space if has_others else 0.0
-        e = start
-        for k in range(out_indptr[u], at):
-            item, score, probability = out_columns[k], np.float64(linears[k]), np.float64(curvatures[k])
-            spread = omega * (1.0 / n_items if is_uniform else np.exp(np.float64(log_prior[item])))
-            g, bend = np.float64(0), kappa * weight * probability
-            if e < stop and columns[e] == item:
-                g = np.float64(weights[e] if weights.size > 0 else 1)
-                bend = weight * probability + eta * g
-                e += 1
-            # The background covers every item: what it says of this one is taken back.
-            bend = max(bend - spread, _LEAST_CURVATURE)
-            curvatures[k] = bend
-            linears[k] = bend * score + g
+        _bend(
+            omega, weight, start, stop, columns, weights, log_prior, n_items, eta, kappa,
+            out_indptr[u], at, out_columns, curvatures, linears,
+        )  # fmt: skip
         for f in range(slopes.shape[1]):
             slopes[u, f] = weight / partitions[u] * totals[u, f]
         numbers[u, 0] = omega

@@ -42,7 +42,7 @@ def test_a_star_import_gives_the_estimator():
 def test_shared_defaults_are_those_of_the_training_configuration():
     options = TrainingConfig.model_fields
     shared = {name: p.default for name, p in inspect.signature(RankingALS).parameters.items() if name in options}
-    assert len(shared) == 16
+    assert len(shared) == 17
     by_loss = {name: shared.pop(name) for name in ("reg", "n_sweeps")}
     assert by_loss == {"reg": None, "n_sweeps": None}  # the loss's own
     assert shared == {name: options[name].default for name in shared}
