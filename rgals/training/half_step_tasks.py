@@ -26,6 +26,7 @@ __all__ = [
     "SharedHalfStep",
     "SharedSlopes",
     "Terms",
+    "build_system",
     "gather_fixed",
     "gather_rows",
     "load_rows",
@@ -172,7 +173,7 @@ class _Prepared:
 
 def gather_fixed(shared: SharedHalfStep, context: WorkerContext) -> _Prepared:
     """Bring the fixed side into one rotated array of this worker."""
-    system, slopes, former = _build_system(shared, gather_rows(shared, context)), shared.slopes, None
+    system, slopes, former = build_system(shared, gather_rows(shared, context)), shared.slopes, None
     if slopes is not None and shared.side == "item":
         former = _gather(shared, "former side", slopes.former, slopes.former_matrix, context)
     return _Prepared(shared, system, former)
@@ -271,7 +272,7 @@ def warm_up_shard(shared: SharedHalfStep, task: tuple[Side, int], context: Worke
     weights = None if loaded.weights is None else loaded.weights[:0]
     rows = InteractionRows(np.zeros(2, dtype=np.int64), loaded.columns[:0], weights, loaded.n_columns)
     nothing = np.zeros((1, shared.fixed_matrix.shape[0]), dtype=np.float32)
-    solve_half_step(_build_system(shared, nothing), rows, nothing, np.ones(1), np.ones(1), first_block=0, n_threads=1)
+    solve_half_step(build_system(shared, nothing), rows, nothing, np.ones(1), np.ones(1), first_block=0, n_threads=1)
 
 
 def resident_key(side: Side, index: int) -> Hashable:
@@ -279,7 +280,8 @@ def resident_key(side: Side, index: int) -> Hashable:
     return (side, index)
 
 
-def _build_system(shared: SharedHalfStep, fixed: Factors) -> HalfStepSystem:
+def build_system(shared: SharedHalfStep, fixed: Factors) -> HalfStepSystem:
+    """Give what all rows of a half-step share, with the fixed side in its basis."""
     return HalfStepSystem(
         fixed,
         shared.initial_matrix,

@@ -26,6 +26,7 @@ from rgals.numerics.loss import Loss
 from rgals.numerics.pairwise import SumNode, collapse_nodes
 from rgals.numerics.reexpansion import Entries, Expansion, log_prior_of
 from rgals.numerics.row_sample import RowSample, draw_rows
+from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.temperature import best_temperature
 from rgals.numerics.threads import one_blas_thread
 from rgals.numerics.weighting import weigh_entries
@@ -179,7 +180,17 @@ class ReexpandingSolver(AlternatingSolver):
 
     def _warm_up(self) -> None:
         super()._warm_up()
-        self._executor.on_each_worker(warm_up_pass, self._softmax_loss)
+        layout, eye, nothing = self.layout("user"), np.eye(self._n_factors), np.zeros(self._n_factors)
+        matrix = eye.astype(np.float32)
+        step = self._share("user", self._sides["item"].factors, matrix, matrix, nothing, nothing)
+        shared = SharedPass(replace(step, loss=self._softmax_loss), self._log_prior, self._sample("item"))
+        tasks: list[tuple[Side, int]] = [("user", index) for index in range(len(layout.keys))]
+        for _ in self._executor.map_ordered(warm_up_pass, shared, tasks, keys=layout.keys, costs=layout.costs):
+            pass
+        one = np.ones(1)
+        rows = InteractionRows(np.array([0, 1]), np.zeros(1, dtype=np.int32), None, 1)
+        rows = weigh_entries(rows, one, one) if self.loss.has_degree_weights else rows
+        best_temperature(matrix[:1], matrix[:1], rows, one)
 
     def _begin(self) -> None:
         """Go over from the first loss to the softmax: other ridges, one temperature, and the first expansion."""

@@ -6,16 +6,14 @@ import numpy as np
 
 from rgals.data.shards import ShardRange
 from rgals.execution import Block, WorkerContext
-from rgals.names import Factors, Float64Array, Weights
-from rgals.numerics.half_step import rotate
-from rgals.numerics.loss import Loss
+from rgals.names import Factors, Float64Array, Side, Weights
+from rgals.numerics.half_step import rotate, solve_half_step
 from rgals.numerics.pairwise import BLOCK_ROWS, SumNode
 from rgals.numerics.reexpansion import Entries, Expansion, expand
 from rgals.numerics.reexpansion_items import item_slopes, join_items, sampled_item_slopes, split_by_item
 from rgals.numerics.row_sample import RowSample, draw_rows
 from rgals.numerics.sparse import InteractionRows
-from rgals.numerics.temperature import best_temperature
-from rgals.training.half_step_tasks import ShardTask, SharedHalfStep, gather_rows, load_rows
+from rgals.training.half_step_tasks import ShardTask, SharedHalfStep, build_system, gather_rows, load_rows
 
 __all__ = [
     "BlendTask",
@@ -85,21 +83,39 @@ def turn_entries(shared: None, task: tuple[Block[Expansion], int], context: Work
     return split_by_item(context.fetch(block).entries, first_user), None
 
 
-def warm_up_pass(shared: Loss, position: int, context: WorkerContext) -> None:
-    """Compile or load the kernels of a pass."""
-    del position, context
-    rows = InteractionRows(np.array([0, 1]), np.zeros(1, dtype=np.int32), None, 2)
-    vectors = np.zeros((2, 2), dtype=np.float32)
-    samples = None, draw_rows(np.ones(2), 0.5, (0,))
-    for sample in samples:
-        found = expand(vectors[:1], vectors, rows, vectors[0, :0], shared, first_block=0, n_threads=1, sample=sample)
-    join_items([split_by_item(found.entries, 0)] * 2, 2)
-    ones = np.ones(2, dtype=np.float32)
-    users = vectors, vectors, ones, ones, ones[:0]
-    item_slopes(vectors, *users, n_threads=1)
-    seen = InteractionRows(np.array([0, 1, 1]), np.zeros(1, dtype=np.int32), None, 2)
-    sampled_item_slopes(vectors, *users, seen, draw_rows(np.ones(2), 0.5, (0,)), n_threads=1)
-    best_temperature(vectors[:1], vectors, rows, np.full(2, 0.5))
+def warm_up_pass(shared: SharedPass, task: tuple[Side, int], context: WorkerContext) -> None:
+    """Compile or load the kernels of a re-expanded sweep, on one made-up user.
+
+    Kernels are compiled anew for arrays that cannot be written to: interactions are as those of the shard.
+    """
+    loaded = load_rows(shared.step, *task, context)
+    columns, weights = np.zeros(1, dtype=np.int32), None
+    columns.flags.writeable = loaded.columns.flags.writeable
+    if loaded.weights is not None:
+        weights = np.ones(1, dtype=np.float32)
+        weights.flags.writeable = loaded.weights.flags.writeable
+    rows = InteractionRows(np.array([0, 1]), columns, weights, 2)
+    factors = np.zeros((2, shared.step.fixed_matrix.shape[0]), dtype=np.float32)
+    loss, log_prior, ones = shared.step.loss, shared.log_prior[:2], np.ones(2, dtype=np.float32)
+    sample = None if shared.sample is None else draw_rows(np.ones(2), 0.5, (0,))
+    found = expand(factors[:1], factors, rows, log_prior, loss, first_block=0, n_threads=1, sample=sample)
+    entries = join_items([split_by_item(found.entries, 0)] * 2, 2)
+    users = factors, factors, ones, ones, log_prior
+    if sample is None:
+        item_slopes(factors, *users, n_threads=1)
+    else:
+        sampled_item_slopes(factors, *users, entries.rows, sample, n_threads=1)
+    solve_half_step(
+        build_system(shared.step, factors),
+        found.entries.rows,
+        factors[:1],
+        np.ones(1),
+        np.ones(1),
+        first_block=0,
+        n_threads=1,
+        linears=found.entries.linears,
+        slopes=found.slopes,
+    )
 
 
 @dataclass(frozen=True, slots=True)
