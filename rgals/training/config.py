@@ -78,6 +78,8 @@ class TrainingConfig(BaseModel):
     """Damping of the hard negatives of rg-softmax: factor of their curvature."""
     pass_fraction: _Finite = Field(default=1.0, gt=0, le=1)
     """Share of the items and users that a pass of rg-softmax looks at beside a row's own entries; 1: all, exact."""
+    sampled_sweeps: int | None = Field(default=None, ge=1)
+    """First expanded sweeps of rg-softmax that pass_fraction holds for, later ones being exact; none: all of them."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the starting factors and of the samples of users that are watched."""
     solver: SolverName = "auto"

@@ -63,7 +63,7 @@ _TEMPERATURE_SCORES = 1 << 25
 
 
 class ReexpandingSolver(AlternatingSolver):
-    """Runs the sweeps of ``rg-softmax``; parameters as `AlternatingSolver`, and three more.
+    """Runs the sweeps of ``rg-softmax``; parameters as `AlternatingSolver`, and four more.
 
     Parameters
     ----------
@@ -74,6 +74,8 @@ class ReexpandingSolver(AlternatingSolver):
     pass_fraction : float
         Share of the items, and of the users, that the passes over the scores look at beside each row's own entries;
         1: all, so that the loss is exact.
+    n_sampled : int or None
+        First expanded sweeps for which that holds, later passes being exact; None: all.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class ReexpandingSolver(AlternatingSolver):
         start: Loss,
         n_start_sweeps: int,
         pass_fraction: float = 1.0,
+        n_sampled: int | None = None,
         solver: str = "auto",
         cg_steps: int = 3,
         state: FactorState | BlockState | None = None,
@@ -94,7 +97,7 @@ class ReexpandingSolver(AlternatingSolver):
         self._softmax_loss = loss
         self._start_loss = start
         self._n_start = n_start_sweeps
-        self._pass_fraction = pass_fraction
+        self._pass_fraction, self._n_sampled = pass_fraction, n_sampled
         self._exact: float | None = None
         self._error = 0.0
         self._log_partitions: Float64Array = np.zeros(0)
@@ -166,14 +169,20 @@ class ReexpandingSolver(AlternatingSolver):
         return self._origin, self._exact
 
     def _after_items(self, users: StepResult, items: StepResult) -> float:
-        if self._origin is None or self._pass_fraction == 1:
+        if self._origin is None or not self._is_sampled:
             return super()._after_items(users, items)
         # Both half-steps estimate one quadratic, from different samples: what counts is how far each goes down.
         return users.objective_after + items.objective_after - items.objective_before
 
+    @property
+    def _is_sampled(self) -> bool:
+        """Whether the expansion around the present factors looks at a sample."""
+        n_expanded = self._sweep - self._n_start
+        return self._pass_fraction < 1 and (self._n_sampled is None or n_expanded < self._n_sampled)
+
     def _sample(self, side: Side) -> RowSample | None:
         """Draw the rows that stand for a side in the expansion around the present factors."""
-        if self._pass_fraction == 1:
+        if not self._is_sampled:
             return None
         key = (self._seed, self._sweep, SIDES.index(side))
         return draw_rows(self._shards.weight_sums(side), self._pass_fraction, key)
@@ -376,6 +385,7 @@ def make_solver(
         start=config.to_start_loss(),
         n_start_sweeps=0 if is_continued else config.start_sweeps,
         pass_fraction=config.pass_fraction,
+        n_sampled=config.sampled_sweeps,
         solver=config.solver,
         state=state,
         **options,

@@ -97,13 +97,13 @@ def warm_up_pass(shared: SharedPass, task: tuple[Side, int], context: WorkerCont
     rows = InteractionRows(np.array([0, 1]), columns, weights, 2)
     factors = np.zeros((2, shared.step.fixed_matrix.shape[0]), dtype=np.float32)
     loss, log_prior, ones = shared.step.loss, shared.log_prior[:2], np.ones(2, dtype=np.float32)
-    sample = None if shared.sample is None else draw_rows(np.ones(2), 0.5, (0,))
-    found = expand(factors[:1], factors, rows, log_prior, loss, first_block=0, n_threads=1, sample=sample)
+    found = expand(factors[:1], factors, rows, log_prior, loss, first_block=0, n_threads=1)
     entries = join_items([split_by_item(found.entries, 0)] * 2, 2)
     users = factors, factors, ones, ones, log_prior
-    if sample is None:
-        item_slopes(factors, *users, n_threads=1)
-    else:
+    item_slopes(factors, *users, n_threads=1)
+    if shared.sample is not None:
+        sample = draw_rows(np.ones(2), 0.5, (0,))
+        expand(factors[:1], factors, rows, log_prior, loss, first_block=0, n_threads=1, sample=sample)
         sampled_item_slopes(factors, *users, entries.rows, sample, n_threads=1)
     solve_half_step(
         build_system(shared.step, factors),

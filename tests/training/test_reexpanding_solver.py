@@ -217,9 +217,21 @@ def test_sampled_passes_do_not_depend_on_shards_or_threads(n_shards, n_threads):
     assert same_bits(run(config), run(config, n_shards=n_shards, n_threads=n_threads))
 
 
+def test_after_the_sampled_sweeps_the_passes_are_exact():
+    rows = planted(is_weighted=True)[0]
+    solver, dense = make(rows, make_config(n_hard=9, pass_fraction=0.3, sampled_sweeps=2)), Dense(rows, 0.3)
+    records = [solver.run_sweep() for _ in range(7)]
+    errors = [record.expanded.error for record in records if record.expanded is not None]
+    # The pass at the end of the second sampled sweep makes the expansion of the third.
+    assert [error > 0 for error in errors] == [True, False, False, False, False]
+    assert records[-1].objective == pytest.approx(dense.objective(*doubles(solver.state)), rel=1e-5)
+    assert records[-1].objective < records[-2].objective < records[-3].objective
+
+
+@pytest.mark.parametrize("more", [{}, {"sampled_sweeps": 2}])
 @pytest.mark.parametrize("stop_at", [2, 4])
-def test_an_interrupted_run_with_sampled_passes_goes_on_with_the_same_bits(tmp_path, stop_at):
-    config = make_config(n_factors=6, n_sweeps=6, n_hard=9, pass_fraction=0.3)
+def test_an_interrupted_run_with_sampled_passes_goes_on_with_the_same_bits(tmp_path, stop_at, more):
+    config = make_config(n_factors=6, n_sweeps=6, n_hard=9, pass_fraction=0.3, **more)
     stop = StopAfter(stop_at)
     run(config, checkpoints=tmp_path / "c", on_event=stop, should_stop=stop)
     second = run(config, checkpoints=tmp_path / "c", resume=True, n_shards=2)

@@ -37,7 +37,7 @@ def compiled():
 
 def watch_sweeps():
     """Train each kind of loss on each kind of interactions; print what the sweeps compile."""
-    options = ({}, {"pass_fraction": 0.4}, {"user_exponent": -0.3, "beta": 0.2})
+    options = ({}, {"pass_fraction": 0.4, "sampled_sweeps": 1}, {"user_exponent": -0.3, "beta": 0.2})
     sources = (FrozenInteractions, InMemoryInteractions)
     for loss, is_weighted, more, source in itertools.product(LOSS_NAMES, (False, True), options, sources):
         config = TrainingConfig(loss=loss, n_factors=5, start_sweeps=1, n_hard=4, **more)
