@@ -99,7 +99,7 @@ class ReexpandingSolver(AlternatingSolver):
         self._n_start = n_start_sweeps
         self._pass_fraction, self._n_sampled = pass_fraction, n_sampled
         self._exact: float | None = None
-        self._error = 0.0
+        self._error, self._began_sampled = 0.0, False
         self._log_partitions: Float64Array = np.zeros(0)
         self._origin: BlockState | None = None
         super().__init__(
@@ -165,11 +165,11 @@ class ReexpandingSolver(AlternatingSolver):
             self._begin()
         assert self._exact is not None
         self._constant, self._turned = 0.0, np.eye(self._n_factors)
-        self._origin = self.blocks
+        self._origin, self._began_sampled = self.blocks, self._is_sampled
         return self._origin, self._exact
 
     def _after_items(self, users: StepResult, items: StepResult) -> float:
-        if self._origin is None or not self._is_sampled:
+        if self._origin is None or not self._began_sampled:
             return super()._after_items(users, items)
         # Both half-steps estimate one quadratic, from different samples: what counts is how far each goes down.
         return users.objective_after + items.objective_after - items.objective_before
