@@ -1,7 +1,6 @@
 """``rgals compare``: models tuned with equal budgets on validation, ranked once on test; a report and a page."""
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -19,17 +18,20 @@ from jobs.executor_options import (
     read_executor_options,
 )
 from jobs.report_details import describe_run
+from jobs.training_plan import check_training
 from rgals.data.dataset import Dataset
 from rgals.data.storage import Folder, redact
-from rgals.errors import InputError, OutputExistsError, RgalsError
+from rgals.errors import CapacityError, InputError, OutputExistsError, RgalsError
 from rgals.evaluation.page import write_page
 from rgals.evaluation.report import REPORT_NAME, write_report
-from rgals.execution import open_executor
+from rgals.execution import ExecutorOptions, open_executor
+from rgals.tuning.compare import Comparison
 from rgals.tuning.compare import compare as compare_models
 from rgals.tuning.compare_folder import ComparisonFolder
 from rgals.tuning.compare_options import CompareOptions
 from rgals.tuning.compare_report import build_comparison_report
-from rgals.tuning.contenders import CONTENDERS, contenders_named
+from rgals.tuning.contenders import CONTENDERS, contender_named, contenders_named
+from rgals.tuning.finals import final_source
 
 __all__ = ["compare", "main"]
 
@@ -104,7 +106,6 @@ def compare(
 
     Writes report.json and report.html, a page that needs no network. Interrupted, the same command goes on.
     """
-    started = datetime.now(UTC)
     options = _read_options(
         models, factors, budget, budget_seconds, k, cutoff, gains, validation_users, cold_users, bootstrap, seed
     )
@@ -115,30 +116,61 @@ def compare(
     where = read_executor_options(executor, threads, address, workers, worker_cpus)
     opened = Dataset.open(dataset)
     place = _output_folder(output)
-    folder = ComparisonFolder(place / "comparison")
-    folder.open(options.identity(opened.fingerprint), resume=_RESUME[resume], overwrite=overwrite)
-    if time_again:
-        folder.drop_measurements(options.models)
-    try:
-        with open_executor(where) as workforce, CompareDisplay(options) as display:
-            found = compare_models(
-                opened,
-                options,
-                folder,
-                executor=workforce,
-                runs_here=executor == "in-process",
-                listener=display,
-            )
-    except KeyboardInterrupt:
-        print(f"rgals: interrupted; the same command goes on with what is in {output}", file=sys.stderr)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    report = build_comparison_report(found, opened, describe_run(opened, started, where), reference=reference)
-    write_report(report, place / REPORT_NAME)
-    write_page(report, place / _PAGE_NAME)
+    with ComparisonFolder(place / "comparison") as folder:
+        identity = options.identity(opened.fingerprint)
+        folder.open(identity, options.kept_budget, resume=_RESUME[resume], overwrite=overwrite)
+        if time_again:
+            folder.drop_measurements(options.models)
+        try:
+            found = _run(opened, options, folder, where)
+        except KeyboardInterrupt:
+            print(f"rgals: interrupted; the same command goes on with what is in {output}", file=sys.stderr)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        finally:
+            folder.keep_time()
+        provenance = describe_run(opened, folder.started_at, where).model_copy(update={"seconds": folder.seconds})
+        report = build_comparison_report(found, opened, provenance, reference=reference)
+        write_report(report, place / REPORT_NAME)
+        write_page(report, place / _PAGE_NAME)
     print_table(report)
     console = Console()
     for name in (REPORT_NAME, _PAGE_NAME):
         console.print(f"Wrote {place / name}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _run(opened: Dataset, options: CompareOptions, folder: ComparisonFolder, where: ExecutorOptions) -> Comparison:
+    """Compare under the eyes of the display."""
+    block_bytes, too_large = _plan(opened, options, folder, where)
+    with (
+        open_executor(where, needed_object_store_bytes=block_bytes) as workforce,
+        CompareDisplay(options) as display,
+    ):
+        return compare_models(
+            opened,
+            options,
+            folder,
+            executor=workforce,
+            runs_here=where.kind == "in-process",
+            listener=display,
+            too_large=too_large,
+        )
+
+
+def _plan(
+    opened: Dataset, options: CompareOptions, folder: ComparisonFolder, where: ExecutorOptions
+) -> tuple[int, dict[str, str]]:
+    """Plan the last, largest fit of each loss of the family: give bytes of blocks, and the models that do not fit."""
+    source, place = final_source(opened), Folder.at(folder.path)
+    block_bytes, too_large = 0, {}
+    for contender in map(contender_named, options.models):
+        config = contender.plan_config(options.n_factors)
+        if config is None:
+            continue
+        try:
+            block_bytes = max(block_bytes, check_training(source, config, where, place, is_checked=True).block_bytes)
+        except CapacityError as error:
+            too_large[contender.name] = str(error)
+    return block_bytes, too_large
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from rgals.evaluation.report import ModelSection, Report
 from rgals.tuning.compare_options import CompareOptions
-from rgals.tuning.events import CompareEvent, LeftOutEvent, RoundEvent, StageEvent, TrialEvent
+from rgals.tuning.events import CompareEvent, LeftOutEvent, RepeatEvent, RoundEvent, StageEvent, TrialEvent
 
 __all__ = ["CompareDisplay", "print_table"]
 
@@ -66,6 +66,8 @@ class CompareDisplay:
                 )
             case LeftOutEvent():
                 self._line(f"{event.model}: left out: {event.reason}")
+            case RepeatEvent():
+                self._line(f"{event.model}: {_STAGES[event.stage]}: done again, as {event.reason}")
             case RoundEvent():
                 self._round(event)
 

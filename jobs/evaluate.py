@@ -1,7 +1,8 @@
 """``rgals evaluate``: a model's ranking metrics on held-out interactions, beside baselines."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Annotated
@@ -22,18 +23,19 @@ from jobs.executor_options import (
     WorkersOption,
     read_executor_options,
 )
-from jobs.report_details import describe_baseline, describe_run, describe_training
+from jobs.report_details import add_titles, describe_baseline, describe_run, describe_training
 from rgals.artifact.alignment import align_to_dataset
 from rgals.artifact.model import Model
 from rgals.baselines.implicit_als import IalsOptions, fit_ials
-from rgals.baselines.model import FittedBaseline
+from rgals.baselines.model import FittedBaseline, Round, Watch
 from rgals.baselines.simple import fit_popularity, fit_random
 from rgals.data.dataset import Dataset
 from rgals.errors import InputError, RgalsError
+from rgals.evaluation.alignment import AlignedModel
 from rgals.evaluation.evaluator import evaluate as evaluate_models
 from rgals.evaluation.page import write_page
 from rgals.evaluation.per_user import per_user_path, write_per_user
-from rgals.evaluation.protocol import EvaluationOptions, ScoringModel
+from rgals.evaluation.protocol import EvaluationOptions, HeldOutPart, ScoringModel, read_training
 from rgals.evaluation.report import (
     Difference,
     Measurement,
@@ -43,6 +45,7 @@ from rgals.evaluation.report import (
     headline_metric,
     write_report,
 )
+from rgals.evaluation.titles import TitleTable
 from rgals.execution import open_executor
 
 __all__ = ["evaluate", "main"]
@@ -87,6 +90,12 @@ def evaluate(
     per_user: Annotated[
         bool, typer.Option("--per-user", help="Write every user's values to a Parquet file beside the report.")
     ] = False,
+    titles: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Titles to show for items: a CSV, JSON Lines or Parquet file.")
+    ] = None,
+    title_columns: Annotated[
+        str, typer.Option(metavar="ITEM,TITLE", help="Its columns of item ids and of titles.")
+    ] = "item_id,title",
     ials_factors: Annotated[
         int | None, typer.Option(help="Factors of the iALS baseline.", show_default="those of the model")
     ] = None,
@@ -113,18 +122,25 @@ def evaluate(
         raise InputError(f"--threads: expected at least 1, found {threads}; leave it out to use every processor")
     where = read_executor_options(executor, threads, address, workers, worker_cpus)
     wanted = _read_baselines(baselines)
+    table = None if titles is None else TitleTable.open(titles, title_columns)
     opened, data = Model.open(model), Dataset.open(dataset)
     shown_name = name or PurePosixPath(opened.location).name
     if shown_name in wanted:
         raise InputError(f"the model and a baseline are both called {shown_name!r}; give the model another --name")
-    aligned = align_to_dataset(opened, data, shown_name)
+    trained_on = tuple(map(str, opened.lineage.get("trained_on") or ("train",)))
+    if rank_validation and part == "test" and "validation" in trained_on:
+        raise InputError(
+            "--rank-validation: the model was trained on the validation part, whose items would fill its lists; "
+            "leave the option out"
+        )
+    aligned = _align(opened, data, shown_name, part, trained_on)
     cutoff = int(headline_metric(options.cutoffs).partition("@")[2])
     details = [describe_training(opened, shown_name, cutoff, gains), *map(describe_baseline, wanted)]
     ials = _read_ials(ials_factors or opened.n_factors, ials_reg, ials_alpha, ials_sweeps, seed)
     # The items of a model and of the one before it.
     needed_bytes = 2 * aligned.item_factors.nbytes + _OBJECT_STORE_SPARE_BYTES
     with open_executor(where, needed_object_store_bytes=needed_bytes) as workforce:
-        fitted = _fit_baselines(wanted, data, ials, seed, threads)
+        fitted = _fit_baselines(wanted, data, options.part, trained_on, ials, threads)
         with progress_bar("ranking all items for the held-out users") as progress:
             models: list[ScoringModel] = [aligned, *fitted]
             found = evaluate_models(
@@ -133,6 +149,7 @@ def evaluate(
     provenance = describe_run(data, started_at, where)
     created_at = datetime.now(UTC).isoformat(timespec="seconds")
     report = found.report.model_copy(update={"created_at": created_at, "provenance": provenance})
+    report = add_titles(report, table)
     if per_user:
         write_per_user(found, data.user_ids, per_user_path(path))
     write_report(report, path)
@@ -211,18 +228,53 @@ def _read_baselines(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _align(model: Model, dataset: Dataset, name: str, part: str, trained_on: tuple[str, ...]) -> AlignedModel:
+    """Put a model into the dataset's rows, with what a reader has to know of what it was trained on."""
+    aligned = align_to_dataset(model, dataset, name)
+    notes = aligned.notes
+    if part in trained_on:
+        notes = (
+            f"trained on the {part} part too, which judges it here, so its numbers mean nothing; judge it on the test "
+            "part, or train without --with-validation",
+            *notes,
+        )
+    return replace(aligned, options={**aligned.options, "trained_on": list(trained_on)}, notes=notes)
+
+
 def _fit_baselines(
-    names: Sequence[str], dataset: Dataset, ials: IalsOptions, seed: int, threads: int | None
+    names: Sequence[str],
+    dataset: Dataset,
+    part: HeldOutPart,
+    trained_on: tuple[str, ...],
+    ials: IalsOptions,
+    threads: int | None,
 ) -> list[FittedBaseline]:
+    """Fit them on what the model was trained on, as far as this dataset has it."""
     if not names:
         return []
-    train = dataset.read_part("train")
-    fits = {
-        "popularity": lambda: fit_popularity(train),
-        "random": lambda: fit_random(train, seed=seed),
-        "ials": lambda: fit_ials(train, ials, n_threads=threads),
+    rows, parts = read_training(dataset, part, trained_on)
+    fits: dict[str, tuple[int, Callable[[Watch], FittedBaseline]]] = {
+        "popularity": (1, lambda watch: fit_popularity(rows, watch=watch)),
+        "random": (1, lambda watch: fit_random(rows, seed=ials.seed, watch=watch)),
+        "ials": (ials.n_sweeps, lambda watch: fit_ials(rows, ials, n_threads=threads, watch=watch)),
     }
-    return [fits[name]() for name in names]
+    fitted = []
+    for name in names:
+        n_rounds, fit = fits[name]
+        with progress_bar(f"fitting {name}") as progress:
+            found = fit(_watch(progress, n_rounds))
+        fitted.append(replace(found, options={**found.options, "trained_on": list(parts)}))
+    return fitted
+
+
+def _watch(progress: Callable[[int, int | None], None], n_rounds: int) -> Watch:
+    """Make a watch that shows how far a fit is, and never ends it."""
+
+    def look(found: Round) -> bool:
+        progress(found.number, n_rounds)
+        return True
+
+    return look
 
 
 def _print_summary(report: Report) -> None:

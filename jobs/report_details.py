@@ -3,18 +3,22 @@
 import shlex
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 from rgals.artifact.model import Model
 from rgals.data.dataset import Dataset
 from rgals.evaluation.provenance import describe_provenance
-from rgals.evaluation.report import CurvePoint, ModelDetails, Provenance
+from rgals.evaluation.report import CurvePoint, ModelDetails, Provenance, Report
+from rgals.evaluation.titles import TitleTable
 from rgals.execution import ExecutorOptions
+from rgals.numerics.loss import LOSS_NAMES
 from rgals.numerics.threads import available_threads
 
-__all__ = ["describe_baseline", "describe_run", "describe_training", "name_executor"]
+__all__ = ["add_titles", "describe_baseline", "describe_run", "describe_training", "name_executor", "recorded_command"]
 
 _TRIVIAL = ("popularity", "random")
-_RG_LOSSES = ("rg2", "rgx")
+_RG_LOSSES = tuple(name for name in LOSS_NAMES if name != "ials")
+"""The members of the library's family that are its own; weighted squares are everybody's."""
 
 
 def describe_training(model: Model, name: str, k: int, gains: str = "binary") -> ModelDetails:
@@ -34,12 +38,16 @@ def describe_training(model: Model, name: str, k: int, gains: str = "binary") ->
     metrics = model.metrics
     is_comparable = (metrics.get("validation_cutoff"), model.config.get("validation_gains", "binary")) == (k, gains)
     family = "rg" if model.config.get("loss") in _RG_LOSSES else "other"
-    n_rounds = metrics.get("kept_sweep")
+    n_rounds, history = metrics.get("kept_sweep"), metrics.get("history") or ()
+    # Only re-expanded sweeps have a step; those before them are the start, which a continued training leaves out.
+    is_reexpanded = any(sweep.get("step_length") is not None for sweep in history)
+    n_start_rounds = sum(sweep.get("step_length") is None for sweep in history) if is_reexpanded else 0
+    found = ModelDetails(name=name, family=family, n_rounds=n_rounds, n_start_rounds=n_start_rounds)
     curve: list[CurvePoint] = []
     train_s = 0.0
-    for sweep in metrics.get("history") or ():
+    for sweep in history:
         if sweep.get("ndcg") is None or "seconds" not in sweep or not is_comparable:
-            return ModelDetails(name=name, family=family, n_rounds=n_rounds)
+            return found
         train_s += sweep["seconds"]
         curve.append(
             CurvePoint(
@@ -50,12 +58,24 @@ def describe_training(model: Model, name: str, k: int, gains: str = "binary") ->
                 softmax=sweep.get("softmax"),
             )
         )
-    return ModelDetails(name=name, family=family, n_rounds=n_rounds, curve=curve)
+    return found.model_copy(update={"curve": curve})
 
 
 def describe_baseline(name: str) -> ModelDetails:
     """Give the family of a baseline."""
     return ModelDetails(name=name, family="trivial" if name in _TRIVIAL else "other")
+
+
+def add_titles(report: Report, table: TitleTable | None) -> Report:
+    """Give a report with the titles of its items, where there is a table; warn if it holds none of them."""
+    if table is None:
+        return report
+    found = table.add_to(report)
+    if not found.titles:
+        print(
+            f"rgals: warning: --titles: no item of the sample users is in column {table.item_column!r}", file=sys.stderr
+        )
+    return found
 
 
 def describe_run(dataset: Dataset, started_at: datetime, where: ExecutorOptions) -> Provenance:
@@ -73,11 +93,18 @@ def describe_run(dataset: Dataset, started_at: datetime, where: ExecutorOptions)
     return describe_provenance(
         str(dataset.location),
         dataset.fingerprint,
-        command=shlex.join(["rgals", *sys.argv[1:]]),
+        command=recorded_command(),
         started_at=started_at,
         seconds=(datetime.now(UTC) - started_at).total_seconds(),
         executor=name_executor(where),
     )
+
+
+def recorded_command() -> str:
+    """Give the command of this process as it can be run again: ``rgals ...``, or ``python -m jobs.NAME ...``."""
+    program = Path(sys.argv[0])
+    is_job = program.parent.name == "jobs" and program.suffix == ".py" and program.stem != "cli"
+    return shlex.join([*(["python", "-m", f"jobs.{program.stem}"] if is_job else ["rgals"]), *sys.argv[1:]])
 
 
 def name_executor(where: ExecutorOptions) -> str:

@@ -28,8 +28,11 @@ from rgals.data.dataset import Dataset
 from rgals.data.storage import Folder, redact, replace_file
 from rgals.errors import DataError, InputError, OutputExistsError, RgalsError
 from rgals.execution import ExecutorOptions, open_executor
+from rgals.numerics.loss import LOSS_NAMES
 from rgals.training.interrupt import StopSignals
 from rgals.tuning.results import draw_search, write_trials
+from rgals.tuning.rg_space import SEARCHABLE, default_search
+from rgals.tuning.search import MAX_FAILURES_IN_A_ROW
 from rgals.tuning.study import FinishedTrial, Study
 from rgals.tuning.trial import CurvePoint
 from rgals.tuning.tune import TuneOptions, best_config, search_identity
@@ -54,19 +57,19 @@ def tune(
         str,
         typer.Option("--output", "-o", metavar="STUDY", help="Local folder of the study and of what comes out of it."),
     ],
-    loss: Annotated[str, typer.Option(metavar="rg2|rgx|ials", help="The loss.")] = "rgx",
+    loss: Annotated[str, typer.Option(metavar="|".join(LOSS_NAMES), help="The loss.")] = "rgx",
     factors: Annotated[int, typer.Option(metavar="N", help="Length of a user's and an item's vector.")] = 64,
     trials: Annotated[
         int | None, typer.Option(metavar="N", help="Trials in all.", show_default="40, or as many as --seconds allow")
     ] = None,
-    seconds: Annotated[float | None, typer.Option(metavar="S", help="Seconds of trials in all.")] = None,
+    seconds: Annotated[float | None, typer.Option(metavar="S", help="Seconds of search in all.")] = None,
     searched: Annotated[
         str | None,
         typer.Option(
             "--search",
             metavar="NAME,...",
-            help="Options to search, of alpha, reg, nu, user_exponent, item_exponent, beta.",
-            show_default="all but beta; for ials alpha,reg",
+            help=f"Options to search, of {', '.join(SEARCHABLE)}; start_reg and eta are options of rg-softmax.",
+            show_default="; ".join(f"{name}: {','.join(default_search(name))}" for name in LOSS_NAMES),
         ),
     ] = None,
     fixed: Annotated[
@@ -300,6 +303,8 @@ def _print_summary(dataset: str, opened: Dataset, output: Path, study: Study, op
         f"{study.n_trials} trials in {study.tune_s:.0f} s: {len(scored)} whole, {n_left} cut, {study.n_failed} failed",
         highlight=False,
     )
+    if study.n_failed_in_a_row >= MAX_FAILURES_IN_A_ROW:
+        console.print(f"The search ended early: the last {MAX_FAILURES_IN_A_ROW} trials failed.", highlight=False)
     importance = study.importance()
     if importance is not None:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in importance.items())

@@ -9,6 +9,7 @@ import getpass
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +28,7 @@ from rgals.artifact.registry_records import (
 )
 from rgals.artifact.registry_store import RegistryStore
 from rgals.data.storage import Folder, redact
-from rgals.errors import ChecksumError, DataError, InputError
+from rgals.errors import ChecksumError, DataError, InputError, RgalsError
 from rgals.names import MANIFEST_NAME
 
 __all__ = [
@@ -264,7 +265,7 @@ def publish(
                 judgement=judgement,
                 is_forced=not judgement.is_passed,
             )
-            store.set_current(event)
+            _point_at_copy(store, event, former)
             return Publication(event) if keep is None else _clean_up(store, event, keep, command)
     raise DataError(
         f"{store.folder}: other versions became current {_MAX_JUDGEMENTS} times while this one was judged; publish "
@@ -371,6 +372,20 @@ def _is_overtaken(store: RegistryStore, former: CurrentRecord | None) -> bool:
     """Tell whether another version became current since one was judged."""
     now = store.read_current()
     return (now and now.event.id) != (former and former.event.id)
+
+
+def _point_at_copy(store: RegistryStore, event: Event, former: CurrentRecord | None) -> None:
+    """Make a new copy current, or take it back: where the disk is full, each attempt would leave a whole model."""
+    try:
+        store.set_current(event)
+    except BaseException:
+        # Where the pointer moved all the same, the copy is the version. On an object store a write that failed here
+        # may still arrive there, so the copy stays.
+        with suppress(RgalsError, OSError):
+            is_local = store.folder.local_path is not None
+            if is_local and event.version is not None and not _is_overtaken(store, former):
+                store.remove_version(event.version)
+        raise
 
 
 def _open_version(folder: Folder, manifest_sha256: str, verify: Verification) -> Model:

@@ -17,7 +17,7 @@ from rgals.data.storage import redact
 from rgals.errors import DataError, InputError
 from rgals.evaluation.alignment import AlignedModel
 from rgals.evaluation.evaluator import evaluate
-from rgals.evaluation.protocol import ColdUsers, EvaluationOptions, HeldOutPart, ScoringModel
+from rgals.evaluation.protocol import ColdUsers, EvaluationOptions, HeldOutPart, ScoringModel, read_training
 from rgals.evaluation.report import Difference, Measurement, Report
 from rgals.execution import Executor
 from rgals.numerics.ranking import METRICS, Gains
@@ -28,6 +28,9 @@ _METRIC = re.compile(rf"({'|'.join(METRICS)})@([1-9][0-9]*)")
 
 _MAX_KNOWN_FRACTION = 0.01
 """More held-out interactions than this among the candidate's training interactions make its numbers worthless."""
+
+_MIN_USERS = 20
+"""Resamples of fewer users say little about others; those of one user all agree, and would pass anything."""
 
 _BLOCK_USERS = 1 << 14
 """Users whose pairs are compared at a time."""
@@ -142,7 +145,8 @@ class Gate:
             If the dataset has no such part.
         """
         aligned, problem = (None, None) if current is None else self._open_current(current)
-        popularity = fit_popularity(self._dataset.read_part("train"))
+        known, _ = read_training(self._dataset, self.options.part, self._candidate.lineage.get("trained_on") or ())
+        popularity = fit_popularity(known)
         models: list[ScoringModel] = [self._aligned, *([] if aligned is None else [aligned]), popularity]
         found = evaluate(
             models,
@@ -228,6 +232,11 @@ def _estimate(measured: Measurement | Difference) -> Estimate:
 def _objections(judgement: Judgement) -> list[str]:
     """Say what speaks against publishing."""
     found, metric, candidate = [], judgement.metric, judgement.candidate
+    if judgement.n_users < _MIN_USERS:
+        found.append(
+            f"users with held-out interactions in the {judgement.part} part: {judgement.n_users}, and models are "
+            f"compared on at least {_MIN_USERS}; judge it on a dataset with more users"
+        )
     low = judgement.over_popularity.ci_low
     if low is None or low <= 0:
         found.append(

@@ -110,6 +110,7 @@ def _contents(report: Report) -> dict[str, Any]:
         "without_curve": [model.label for model in models if not any(point.ndcg is not None for point in model.curve)],
         "reach": reach_sentence(report),
         "objectives": objective_charts(report, styles),
+        "has_start": any(model.n_start_rounds and model.curve for model in models),
         "gaps": gap_charts(report, styles),
         "metric_tables": [(number, metric_table(models, styles, number)) for number in list_metrics(report)],
         "comparison": comparison_table(report, labels, styles, report.metric) if report.metric in keys else None,
@@ -129,6 +130,7 @@ def _contents(report: Report) -> dict[str, Any]:
         "tunings": _tunings(report, models, styles),
         "users": [_sample_user(report, user, models, styles) for user in report.sample_users],
     }
+    contents["has_importance"] = any(one["importance"] for one in contents["tunings"])
     contents["sections"] = _sections(contents)
     return contents
 

@@ -109,7 +109,7 @@ def _draw_convergence(
         y_label=f"validation {metric}",
         size=size,
         is_log=True,
-        label_room=190.0 if is_wide else 0.0,
+        label_room=250.0 if is_wide else 0.0,
         y_range=y_range,
         x_unit=" s",
     )
@@ -155,24 +155,31 @@ def _best_ndcg(curve: Sequence[CurvePoint]) -> float | None:
 
 
 def objective_charts(report: Report, styles: Mapping[str, ModelStyle]) -> list[Chart]:
-    """Draw each model's own objective by round, where it has one at two rounds or more."""
+    """Draw each model's own objective by round, where it has one at two rounds or more.
+
+    A model that starts from the minimum of another loss has a chart for each of the two: their heights have
+    nothing to do with each other.
+    """
     charts = []
     for model in report.models:
-        points = [(float(point.round), point.objective) for point in model.curve if point.objective is not None]
-        if len(points) < 2:
-            continue
+        known = [(float(point.round), point.objective) for point in model.curve if point.objective is not None]
+        start = [point for point in known if point[0] <= model.n_start_rounds]
+        parts = [(f"{model.label}: its start", start), (model.label, known[len(start) :])]
         style = styles[model.name]
-        charts.append(
-            draw_chart(
-                [Series("objective", points, style.color, style.marker, style.dash, best=points[-1])],
-                title=model.label,
-                description=f"Objective of {model.label} by round: from {short(points[0][1], 4)} at round "
-                f"{points[0][0]:g} to {short(points[-1][1], 4)} at round {points[-1][0]:g}.",
-                x_label="sweep or epoch",
-                y_label="objective",
-                size=_SMALL,
+        for title, points in parts:
+            if len(points) < 2:
+                continue
+            charts.append(
+                draw_chart(
+                    [Series("objective", points, style.color, style.marker, style.dash, best=points[-1])],
+                    title=title,
+                    description=f"Objective of {title} by round: from {short(points[0][1], 4)} at round "
+                    f"{points[0][0]:g} to {short(points[-1][1], 4)} at round {points[-1][0]:g}.",
+                    x_label="sweep or epoch",
+                    y_label="objective",
+                    size=_SMALL,
+                )
             )
-        )
     return charts
 
 

@@ -104,6 +104,11 @@ class Table:
             [self.small(place) for place in kept],
         )
 
+    @property
+    def has_arrow(self) -> bool:
+        """Whether an interval lies beyond the scale of its column."""
+        return any(cell.beyond for row in self.rows for cell in row.cells)
+
     def label(self, place: int) -> str:
         """Give a column's name with its small print, in one line."""
         small = self.small(place).replace("\n", ", ")

@@ -1,6 +1,6 @@
 """What is evaluated and how: models that give factors or scores, options, and the users of a held-out part."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from rgals.data.dataset import Dataset
+from rgals.data.merged import TrainAndValidation
 from rgals.data.storage import redact
 from rgals.errors import InputError
 from rgals.names import BoolArray, Factors, Offsets, Part
@@ -24,6 +25,7 @@ __all__ = [
     "HeldOutPart",
     "ScoringModel",
     "count_items",
+    "read_training",
 ]
 
 HeldOutPart = Literal["test", "validation"]
@@ -265,6 +267,35 @@ class EvaluatedUsers:
             int(np.intersect1d(_pair_keys(held_out), _pair_keys(seen), assume_unique=True).size)
             for held_out, seen in zip(_blocks_of(self.held_out), _blocks_of(self.seen), strict=True)
         )
+
+
+def read_training(
+    dataset: Dataset, part: HeldOutPart, trained_on: Collection[str]
+) -> tuple[InteractionRows, tuple[Part, ...]]:
+    """Read what an opponent of a model is fitted on: the parts that the model was trained on.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        What is evaluated on.
+    part : {"test", "validation"}
+        The held-out part; no opponent sees it.
+    trained_on : collection of str
+        Parts that the model was trained on, as its lineage names them; empty where unknown.
+
+    Returns
+    -------
+    interactions : InteractionRows of shape (n_users, n_items)
+        Of the training part; with those of the validation part if the model saw them and they are known when
+        the test part is judged.
+    parts : tuple of str
+        Which parts that were.
+    """
+    # Whole users kept back for validation are new to every model.
+    has_validation = dataset.has_part("validation") and not dataset.has_part("validation_fold_in")
+    if part == "test" and "validation" in trained_on and has_validation:
+        return TrainAndValidation(dataset).read_all(), ("train", "validation")
+    return dataset.read_part("train"), ("train",)
 
 
 def unite(left: InteractionRows, right: InteractionRows) -> InteractionRows:

@@ -100,6 +100,8 @@ class ModelDetails(Section):
     """Training seconds until the curve first reaches 99 percent of its best value; null without a curve."""
     n_rounds: int | None = None
     """Sweeps, epochs or iterations of the training; null where unknown."""
+    n_start_rounds: int = Field(default=0, ge=0)
+    """Rounds at the beginning of the curve that minimized another loss, whose minimum is where the model starts."""
     curve: list[CurvePoint] = Field(default_factory=list)
     """The model during its training, by round; empty where it was not looked at."""
     tuning: Tuning | None = None

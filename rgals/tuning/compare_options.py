@@ -67,6 +67,13 @@ class CompareOptions(BaseModel):
         """Name of the headline metric."""
         return f"ndcg@{self.cutoff}"
 
+    @property
+    def kept_budget(self) -> dict[str, Any]:
+        """What each model gets, as a comparison keeps it: it may grow, not shrink."""
+        if self.budget is not None:
+            return {"kind": "trials", "size": self.budget}
+        return {"kind": "seconds", "size": self.budget_s}
+
     def identity(self, dataset_fingerprint: str) -> dict[str, Any]:
         """Give what must be the same for a comparison to be continued, as JSON values."""
         values = self.model_dump(mode="json", exclude=set(_FREE_TO_CHANGE))

@@ -1,5 +1,8 @@
 """The report of a comparison, made of what its stages left."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 from rgals.data.dataset import Dataset
 from rgals.evaluation.report import (
     CurvePoint,
@@ -37,27 +40,34 @@ def build_comparison_report(
     provenance : Provenance
         How.
     reference : str or None
-        Name of the model that is compared with each of the others; None chooses by `choose_reference`.
+        Name of the model that is compared with each of the others; None, or one that was left out, chooses by
+        `choose_reference`.
     n_threads : int or None
         Number of threads; None uses every processor. No number depends on it.
 
     Raises
     ------
     InputError
-        If the reference did not take part.
+        If the reference was not asked for.
     """
     options = comparison.options
+    left_out = dict(comparison.left_out)
+    if reference is None or reference in left_out:
+        chosen = choose_reference(comparison)
+        if reference is not None:
+            left_out[reference] += f"; all were to be compared with it: they are compared with {chosen} instead"
+        reference = chosen
     return build_report(
-        [record.values for record in comparison.records],
+        [replace(record.values, notes=record.notes) for record in comparison.records],
         dataset,
         comparison.users,
         options.to_evaluation(),
-        reference=reference or choose_reference(comparison),
+        reference=reference,
         metric=options.metric,
         kind="comparison",
         details=[describe_model(record, options) for record in comparison.records],
-        left_out=[LeftOut(name=name, reason=reason) for name, reason in comparison.left_out.items()],
-        created_at=provenance.started_at,
+        left_out=[LeftOut(name=name, reason=reason) for name, reason in left_out.items()],
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         provenance=provenance,
         n_threads=n_threads,
     )
@@ -87,6 +97,7 @@ def describe_model(record: ModelRecord, options: CompareOptions) -> ModelDetails
         label=contender.label,
         family=contender.family,
         n_rounds=record.best.result.best_round if is_iterative else None,
+        n_start_rounds=contender.n_start,
         curve=[
             CurvePoint(
                 round=point.round,
@@ -111,7 +122,7 @@ def _describe_search(record: ModelRecord, options: CompareOptions) -> Tuning:
         n_trials=len(results),
         n_pruned=sum(result.state == "pruned" for result in results),
         n_failed=sum(result.state == "failed" for result in results),
-        tune_s=sum(result.seconds for result in results),
+        tune_s=sum(trial.charged_s for trial in record.trials),
         best_trial=best.number,
         best_ndcg=best.result.best_ndcg,
         best_round=best.result.best_round,

@@ -21,8 +21,11 @@ from rgals.baselines.softmax import SoftmaxOptions, fit_softmax
 from rgals.errors import InputError
 from rgals.numerics.loss import LossName
 from rgals.numerics.sparse import InteractionRows
+from rgals.training.config import TrainingConfig
+from rgals.tuning.family_trial import count_start_sweeps
 from rgals.tuning.rg_space import family_space
 from rgals.tuning.space import Dimension, SearchSpace
+from rgals.tuning.thresholds import warm_up_rounds
 
 __all__ = ["CONTENDERS", "Contender", "Family", "Fit", "contender_named", "contenders_named"]
 
@@ -88,14 +91,38 @@ class Contender:
     is_large: bool = False
 
     @property
+    def n_start(self) -> int:
+        """Rounds at the beginning that minimize another loss: the options make no difference in them."""
+        return 0 if self.loss is None else count_start_sweeps(TrainingConfig(loss=self.loss))
+
+    @property
     def warm_up(self) -> int:
-        """Rounds before which no trial is cut: a third of all, at least two."""
-        return max(2, self.n_rounds // 3)
+        """Rounds before which no trial is cut: those of the start and a third of the others, at least two."""
+        return warm_up_rounds(self.n_rounds, self.n_start)
 
     @property
     def rules(self) -> dict[str, Any]:
         """What trials are comparable under, beside the space, as JSON values."""
-        return {"n_rounds": self.n_rounds, "patience": self.patience, "fixed": dict(self.fixed)}
+        return {
+            "n_rounds": self.n_rounds,
+            "patience": self.patience,
+            "n_start": self.n_start,
+            "warm_up": self.warm_up,
+            "fixed": dict(self.fixed),
+        }
+
+    @property
+    def inner_point(self) -> dict[str, Any]:
+        """Options inside the space, none of them one that switches something off, as an exponent of 0 does."""
+        return self.space.at(dict.fromkeys(self.space.names, 0.4))
+
+    def plan_config(self, n_factors: int) -> TrainingConfig | None:
+        """Give a configuration that takes as much memory as any of its trials; None for a baseline."""
+        if self.loss is None:
+            return None
+        # A comparison writes no checkpoints.
+        settings = {"loss": self.loss, "n_factors": n_factors, "n_sweeps": self.n_rounds, "checkpoint_seconds": 0.0}
+        return TrainingConfig.from_options({**settings, **self.inner_point})
 
     @property
     def fit(self) -> Fit:

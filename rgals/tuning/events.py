@@ -6,7 +6,16 @@ from typing import Literal, TypeAlias
 
 from rgals.tuning.trial import CurvePoint, TrialResult
 
-__all__ = ["CompareEvent", "CompareListener", "LeftOutEvent", "RoundEvent", "Stage", "StageEvent", "TrialEvent"]
+__all__ = [
+    "CompareEvent",
+    "CompareListener",
+    "LeftOutEvent",
+    "RepeatEvent",
+    "RoundEvent",
+    "Stage",
+    "StageEvent",
+    "TrialEvent",
+]
 
 Stage: TypeAlias = Literal["tune", "curve", "final", "test"]
 """Search for options; a timed fit on the training part that validation watches; the last fit; ranking the test part."""
@@ -57,5 +66,14 @@ class LeftOutEvent:
     reason: str
 
 
-CompareEvent: TypeAlias = StageEvent | RoundEvent | TrialEvent | LeftOutEvent
+@dataclass(frozen=True, slots=True)
+class RepeatEvent:
+    """What an earlier run of the same command finished cannot be used, so that the stage is done again."""
+
+    model: str
+    stage: Stage
+    reason: str
+
+
+CompareEvent: TypeAlias = StageEvent | RoundEvent | TrialEvent | LeftOutEvent | RepeatEvent
 CompareListener: TypeAlias = Callable[[CompareEvent], None]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rgals.data.dataset import Dataset
@@ -17,7 +17,7 @@ from rgals.training.events import SoftmaxEvent, SweepEvent, TrainingEvent, Valid
 from rgals.training.trainer import train
 from rgals.tuning.trial import CurvePoint, Pruner, TrialResult, Verdict
 
-__all__ = ["TrainingRules", "run_training"]
+__all__ = ["TrainingRules", "count_start_sweeps", "run_training"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def run_training(
     options : mapping
         The searched options of `rgals.training.config.TrainingConfig`.
     pruner : Pruner
-        When to end it before the last sweep.
+        When to end it before the last sweep; how many sweeps are of another loss is known from the options.
     executor : Executor
         Who trains.
     listener : callable or None
@@ -83,7 +83,8 @@ def run_training(
     Returns
     -------
     TrialResult
-        Its curve has a point for each sweep. A training without a finite solution is a failed trial.
+        Its curve has a point for each sweep; the best one is a sweep of the loss itself. A training without a
+        finite solution is a failed trial.
     """
     started = time.perf_counter()
     config = TrainingConfig.from_options(
@@ -99,7 +100,8 @@ def run_training(
             **options,
         }
     )
-    watch = _Watch(pruner, started, listener)
+    n_start = count_start_sweeps(config)
+    watch = _Watch(replace(pruner, n_start=n_start), started, listener)
     try:
         train(
             rules.dataset,
@@ -113,7 +115,12 @@ def run_training(
     except NumericalError as error:
         return TrialResult.failure(options, str(error), time.perf_counter() - started)
     watch.tell()
-    return TrialResult.of_curve(options, watch.curve, time.perf_counter() - started, watch.verdict)
+    return TrialResult.of_curve(options, watch.curve, time.perf_counter() - started, watch.verdict, n_start)
+
+
+def count_start_sweeps(config: TrainingConfig) -> int:
+    """Count the sweeps of RG× that ``rg-softmax`` begins with: a model stopped in them is not one of its loss."""
+    return config.start_sweeps if config.to_loss().is_reexpanded else 0
 
 
 @dataclass(slots=True)

@@ -28,6 +28,7 @@ __all__ = [
     "FittingRules",
     "RoundListener",
     "load_kernels",
+    "prepare_worker",
     "read_inputs",
     "run_fit",
     "sample_users",
@@ -173,24 +174,39 @@ def run_fit(rules: FittingRules, task: FitTask, context: WorkerContext) -> Trial
     return TrialResult.of_curve(task.options, curve, time.perf_counter() - started, verdict[0] if verdict else None)
 
 
+def prepare_worker(shared: tuple[FittingRules, str], position: int, context: WorkerContext) -> None:
+    """Read the data and compile what a baseline needs, in a worker, before its search is charged for it; a task."""
+    del position
+    rules, model = shared
+    context.resident(OWNER, "inputs", lambda: read_inputs(rules))
+    load_kernels(model, rules.n_factors)
+
+
 @cache
 def load_kernels(model: str, n_factors: int) -> None:
-    """Fit a baseline to a few numbers, once in a process, so that no measured second is one of compiling."""
+    """Fit a baseline to a few numbers and rank with it, once in a process, so that no measured second is of compiling.
+
+    Raises
+    ------
+    CapacityError, MissingDependencyError
+        As its fit does.
+    """
     contender = contender_named(model)
     if contender.loss is not None:
         return
     n_users, n_items = 24, 20
     columns = (np.arange(n_users)[:, None] * 3 + np.arange(5)[None]) % n_items
     rows = InteractionRows.from_pairs(np.repeat(np.arange(n_users), 5), columns.ravel(), None, n_users, n_items)
+    popularity = rows.transpose().degrees.astype(np.float32)[:, None]
+    users = EvaluatedUsers("weak", np.arange(n_users), rows, rows, None, popularity, ("train",), 0)
+
+    def look(found: Round) -> bool:
+        _ndcg(found.model(), users, EvaluationOptions(cutoffs=(2,), part="validation", n_resamples=0), 1)
+        return False
+
     with suppress(NumericalError):
         contender.fit(
-            rows,
-            contender.space.defaults(),
-            n_factors=n_factors,
-            n_rounds=1,
-            seed=0,
-            n_threads=1,
-            watch=lambda _: False,
+            rows, contender.space.defaults(), n_factors=n_factors, n_rounds=1, seed=0, n_threads=1, watch=look
         )
 
 

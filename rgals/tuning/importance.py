@@ -1,11 +1,12 @@
 """Which options made the difference."""
 
+import math
 from collections.abc import Sequence
 
 import optuna
 
 from rgals.tuning.space import SearchSpace
-from rgals.tuning.trial import TrialResult, best_point
+from rgals.tuning.trial import TrialResult
 
 __all__ = ["MIN_TRIALS", "option_importance"]
 
@@ -23,7 +24,8 @@ def option_importance(space: SearchSpace, results: Sequence[TrialResult]) -> dic
     space : SearchSpace
         What was searched.
     results : sequence of TrialResult
-        Finished trials; each counts with the best NDCG of its curve, those that were cut too, those that failed not.
+        Finished trials; each counts with the NDCG of its best round as it was watched, those that were cut too,
+        those that failed not.
 
     Returns
     -------
@@ -39,9 +41,9 @@ def option_importance(space: SearchSpace, results: Sequence[TrialResult]) -> dic
     ----------
     .. [1] Watanabe, Bansal, Hutter, PED-ANOVA, IJCAI 2023.
     """
-    reached = [(result, best_point(result.curve)) for result in results if result.state != "failed"]
-    usable = [(result, best) for result, best in reached if best is not None]
-    if len(usable) < MIN_TRIALS or not space.dimensions or len({best.ndcg for _, best in usable}) == 1:
+    reached = [(result, result.watched_ndcg) for result in results if result.state != "failed"]
+    usable = [(result, ndcg) for result, ndcg in reached if math.isfinite(ndcg)]
+    if len(usable) < MIN_TRIALS or not space.dimensions or len({ndcg for _, ndcg in usable}) == 1:
         return None
     distributions = space.distributions()
     verbosity = optuna.logging.get_verbosity()
@@ -53,9 +55,9 @@ def option_importance(space: SearchSpace, results: Sequence[TrialResult]) -> dic
                 optuna.trial.create_trial(
                     params={name: result.options[name] for name in space.names},
                     distributions=distributions,
-                    value=best.ndcg,
+                    value=ndcg,
                 )
-                for result, best in usable
+                for result, ndcg in usable
             ]
         )
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=_GOOD_SHARE)

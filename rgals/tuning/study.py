@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -46,6 +47,8 @@ class FinishedTrial:
 
     number: int
     result: TrialResult
+    charged_s: float = 0.0
+    """Seconds of the search that were its own: with what was done to propose it, without what ran beside it."""
 
 
 class Study:
@@ -61,6 +64,7 @@ class Study:
         self.seed = seed
         self._storage = storage
         self._asked: set[int] = set()
+        self._finished: dict[int, FinishedTrial] = {}
         self._lock: BinaryIO | None = None
 
     @classmethod
@@ -119,8 +123,17 @@ class Study:
         with self._writing(), _errors_of(self.path), _quiet():
             return [self._ask() for _ in range(n)]
 
-    def tell(self, number: int, result: TrialResult) -> FinishedTrial:
+    def tell(self, number: int, result: TrialResult, charged_s: float | None = None) -> FinishedTrial:
         """Keep the result of a trial that was asked for.
+
+        Parameters
+        ----------
+        number : int
+            The trial's.
+        result : TrialResult
+            What came out.
+        charged_s : float or None
+            Seconds of the search that it used up; None takes those of the trial.
 
         Raises
         ------
@@ -136,6 +149,8 @@ class Study:
                 raise InputError(f"{self.path}: trial {number} is not running, those running are {known}; ask first")
             trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
             self._storage.set_trial_user_attr(trial_id, "result", result.to_json())
+            charged_s = result.seconds if charged_s is None else charged_s
+            self._storage.set_trial_user_attr(trial_id, "charged_s", charged_s)
             state = _STATES[result.state]
             values = None if state == TrialState.FAIL or not result.curve else [result.best_ndcg]
             if state == TrialState.PRUNED and values is not None:
@@ -143,18 +158,18 @@ class Study:
                 self._storage.set_trial_intermediate_value(trial_id, result.curve[-1].round, result.best_ndcg)
             self._storage.set_trial_state_values(trial_id, state, values)
             self._asked.discard(number)
-        return FinishedTrial(number, result)
+        return FinishedTrial(number, result, charged_s)
 
     @property
     def trials(self) -> list[FinishedTrial]:
         """Every trial that was told, by number."""
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
         with _errors_of(self.path):
-            return [
-                FinishedTrial(trial.number, TrialResult.from_json(trial.user_attrs["result"]))
-                for trial in self._frozen_trials(states)
-                if "result" in trial.user_attrs
-            ]
+            told = [trial for trial in self._frozen_trials(states) if "result" in trial.user_attrs]
+            for trial in told:
+                if trial.number not in self._finished:  # what was told does not change; curves are long
+                    self._finished[trial.number] = _read_trial(trial)
+        return [self._finished[trial.number] for trial in told]
 
     @property
     def best(self) -> FinishedTrial | None:
@@ -178,15 +193,26 @@ class Study:
         return sum(trial.result.state == "failed" for trial in self.trials)
 
     @property
+    def n_failed_in_a_row(self) -> int:
+        """How many of the newest trials failed, up to one that did not."""
+        failed = (trial.result.state == "failed" for trial in reversed(self.trials))
+        return sum(1 for _ in takewhile(bool, failed))
+
+    @property
     def tune_s(self) -> float:
-        """Seconds of all trials that were told."""
-        return sum(trial.result.seconds for trial in self.trials)
+        """Seconds that the search has worked until its newest result, in all calls."""
+        return sum(trial.charged_s for trial in self.trials)
 
     def pruner(
-        self, patience: int | None = None, deadline_s: float | None = None, warm_up: int = WARM_UP_ROUNDS
+        self,
+        patience: int | None = None,
+        deadline_s: float | None = None,
+        warm_up: int = WARM_UP_ROUNDS,
+        n_start: int = 0,
     ) -> Pruner:
         """Give the rule for a trial that begins now; see `rgals.tuning.thresholds.median_thresholds`."""
-        return Pruner(median_thresholds([trial.result for trial in self.trials], warm_up), patience, deadline_s)
+        thresholds = median_thresholds([trial.result for trial in self.trials], warm_up, n_start)
+        return Pruner(thresholds, patience, deadline_s, n_start)
 
     def importance(self) -> dict[str, float] | None:
         """Give the share of each option in what made trials good; see `option_importance`."""
@@ -260,6 +286,11 @@ class Study:
         if self._lock is None:
             self._lock = _lock_file(self.path)
         yield
+
+
+def _read_trial(trial: optuna.trial.FrozenTrial) -> FinishedTrial:
+    result = TrialResult.from_json(trial.user_attrs["result"])
+    return FinishedTrial(trial.number, result, float(trial.user_attrs.get("charged_s", result.seconds)))
 
 
 class _OwnLock(JournalFileSymlinkLock):

@@ -7,7 +7,7 @@ import numpy as np
 
 from rgals.tuning.trial import CurvePoint, TrialResult
 
-__all__ = ["MIN_TRIALS", "WARM_UP_ROUNDS", "median_thresholds"]
+__all__ = ["MIN_TRIALS", "WARM_UP_ROUNDS", "median_thresholds", "warm_up_rounds"]
 
 MIN_TRIALS = 3
 """Finished trials before any is cut."""
@@ -16,7 +16,14 @@ WARM_UP_ROUNDS = 2
 """Rounds for which a trial is left alone, unless more are asked for."""
 
 
-def median_thresholds(results: Sequence[TrialResult], warm_up: int = WARM_UP_ROUNDS) -> tuple[float, ...]:
+def warm_up_rounds(n_rounds: int, n_start: int) -> int:
+    """Give the rounds for which a trial is left alone: the start, and a third of the others, at least two."""
+    return n_start + max(WARM_UP_ROUNDS, (n_rounds - n_start) // 3)
+
+
+def median_thresholds(
+    results: Sequence[TrialResult], warm_up: int = WARM_UP_ROUNDS, n_start: int = 0
+) -> tuple[float, ...]:
     """Give, for each round, the median over the finished trials of the best NDCG that each had seen by then.
 
     Parameters
@@ -26,6 +33,8 @@ def median_thresholds(results: Sequence[TrialResult], warm_up: int = WARM_UP_ROU
     warm_up : int
         Rounds for which a trial is left alone. How soon a round tells good from hopeless depends on the method: after
         three sweeps of alternating least squares, and not after three epochs of a gradient method whose rate falls.
+    n_start : int
+        Rounds at the beginning that minimize another loss, whose NDCG does not count.
 
     Returns
     -------
@@ -39,7 +48,7 @@ def median_thresholds(results: Sequence[TrialResult], warm_up: int = WARM_UP_ROU
     if len(curves) < MIN_TRIALS:
         return ()
     n_rounds = max(curve[-1].round for curve in curves)
-    reached = np.array([_running_best(curve, n_rounds) for curve in curves])
+    reached = np.array([_running_best(curve, n_rounds, n_start) for curve in curves])
     thresholds = []
     for index in range(n_rounds):
         seen = reached[np.isfinite(reached[:, index]), index]
@@ -48,9 +57,9 @@ def median_thresholds(results: Sequence[TrialResult], warm_up: int = WARM_UP_ROU
     return tuple(thresholds)
 
 
-def _running_best(curve: Sequence[CurvePoint], n_rounds: int) -> list[float]:
-    """Give the best NDCG up to each round; minus infinity before the first look."""
-    by_round = {point.round: point.ndcg for point in curve if math.isfinite(point.ndcg)}
+def _running_best(curve: Sequence[CurvePoint], n_rounds: int, n_start: int) -> list[float]:
+    """Give the best NDCG up to each round; minus infinity before the first look that counts."""
+    by_round = {point.round: point.ndcg for point in curve if math.isfinite(point.ndcg) and point.round > n_start}
     best, reached = -math.inf, []
     for number in range(1, n_rounds + 1):
         best = max(best, by_round.get(number, -math.inf))

@@ -74,7 +74,12 @@ class TrialResult:
 
     @classmethod
     def of_curve(
-        cls, options: Mapping[str, Any], curve: Sequence[CurvePoint], seconds: float, verdict: Verdict | None = None
+        cls,
+        options: Mapping[str, Any],
+        curve: Sequence[CurvePoint],
+        seconds: float,
+        verdict: Verdict | None = None,
+        n_start: int = 0,
     ) -> "TrialResult":
         """Make the result of a trial from what was seen of it.
 
@@ -88,15 +93,19 @@ class TrialResult:
             Seconds of the trial.
         verdict : str or None
             What `Pruner.should_stop` said, if the trial ended by it.
+        n_start : int
+            Rounds at the beginning that minimize another loss: none of them can be the best round.
 
         Returns
         -------
         TrialResult
-            A trial that never had an NDCG has failed.
+            A trial that never had an NDCG after these rounds has failed.
         """
-        best = best_point(curve)
+        best = best_point(curve, n_start)
         if best is None:
             reason = "no round had a defined NDCG" if curve else "it ended before the first round"
+            if curve and curve[-1].round <= n_start:
+                reason = f"it ended in the {n_start} rounds at the start, before a round of its own loss"
             return cls(dict(options), tuple(curve), 0, math.nan, seconds, "failed", reason)
         reasons: dict[Verdict | None, str | None] = {
             None: None,
@@ -111,6 +120,11 @@ class TrialResult:
     def failure(cls, options: Mapping[str, Any], reason: str, seconds: float) -> "TrialResult":
         """Make the result of a trial that ended with an error."""
         return cls(dict(options), (), 0, math.nan, seconds, "failed", reason)
+
+    @property
+    def watched_ndcg(self) -> float:
+        """NDCG of its best round on the users it was watched on, who may be fewer than it was judged on; or NaN."""
+        return next((point.ndcg for point in self.curve if point.round == self.best_round), math.nan)
 
     @property
     def is_scored(self) -> bool:
@@ -143,11 +157,14 @@ class Pruner:
         Rounds without a better NDCG that end the trial; None: off.
     deadline_s : float or None
         Seconds after which the trial ends; None: off.
+    n_start : int
+        Rounds at the beginning that minimize another loss: patience and the best NDCG are about those after them.
     """
 
     thresholds: tuple[float, ...] = ()
     patience: int | None = None
     deadline_s: float | None = None
+    n_start: int = 0
 
     def should_stop(self, curve: Sequence[CurvePoint], elapsed_s: float | None = None) -> Verdict | None:
         """Tell whether a trial should end after its newest round, and why.
@@ -167,22 +184,22 @@ class Pruner:
         """
         if not curve:
             return None
-        last, best = curve[-1], best_point(curve)
+        last, best = curve[-1], best_point(curve, self.n_start)
         if self.thresholds:
             threshold = self.thresholds[min(last.round, len(self.thresholds)) - 1]
             if (-math.inf if best is None else best.ndcg) < threshold:
                 return "pruned"
         since = curve[0].round if best is None else best.round
-        if self.patience is not None and last.round - since >= self.patience:
+        if self.patience is not None and last.round - max(since, self.n_start) >= self.patience:
             return "patience"
         if self.deadline_s is not None and (last.train_s if elapsed_s is None else elapsed_s) >= self.deadline_s:
             return "deadline"
         return None
 
 
-def best_point(curve: Sequence[CurvePoint]) -> CurvePoint | None:
-    """Give the point with the highest NDCG, the first of equals; None where no NDCG is defined."""
-    defined = [point for point in curve if math.isfinite(point.ndcg)]
+def best_point(curve: Sequence[CurvePoint], n_start: int = 0) -> CurvePoint | None:
+    """Give the first point of the highest NDCG after ``n_start`` rounds; None where no NDCG is defined."""
+    defined = [point for point in curve if math.isfinite(point.ndcg) and point.round > n_start]
     return max(defined, key=lambda point: point.ndcg, default=None)
 
 

@@ -4,6 +4,7 @@ Ranking costs far more than a sweep. So a trial is watched, and cut, on a sample
 trial that comes near the best is ranked for all of them, at its best sweep.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,12 +18,13 @@ from rgals.execution import Executor
 from rgals.numerics.loss import LOSS_NAMES, LossName
 from rgals.numerics.ranking import Gains
 from rgals.training.config import TrainingConfig
-from rgals.tuning.family_trial import TrainingRules, run_training
+from rgals.tuning.family_trial import TrainingRules, count_start_sweeps, run_training
 from rgals.tuning.rg_space import family_space
 from rgals.tuning.search import search
 from rgals.tuning.space import SearchSpace
 from rgals.tuning.study import FinishedTrial, Study
-from rgals.tuning.trial import CurvePoint, Pruner, TrialResult, best_point
+from rgals.tuning.thresholds import WARM_UP_ROUNDS, warm_up_rounds
+from rgals.tuning.trial import CurvePoint, Pruner, TrialResult
 
 __all__ = ["WORTH_JUDGING", "TuneOptions", "best_config", "run_trial", "search_identity", "tune"]
 
@@ -93,6 +95,21 @@ class TuneOptions:
         if chosen:
             raise InputError(f"{', '.join(chosen)}: set by the search itself, so that it cannot be fixed; leave it out")
         self.to_config(self.space.defaults())
+        if self.n_start >= self.n_sweeps:
+            raise InputError(
+                f"n_sweeps: expected more than the {self.n_start} sweeps that {self.loss} starts with, found "
+                f"{self.n_sweeps}; allow more sweeps, or fix fewer start_sweeps"
+            )
+
+    @property
+    def n_start(self) -> int:
+        """Sweeps at the beginning that minimize another loss."""
+        return count_start_sweeps(self.to_config(self.space.defaults()))
+
+    @property
+    def warm_up(self) -> int:
+        """Sweeps for which a trial is left alone."""
+        return warm_up_rounds(self.n_sweeps, self.n_start) if self.n_start else WARM_UP_ROUNDS
 
     @property
     def space(self) -> SearchSpace:
@@ -173,7 +190,8 @@ def tune(
             if on_sweep is not None:
                 on_sweep(number, point)
 
-        reached = [best.ndcg for trial in study.trials if (best := best_point(trial.result.curve)) is not None]
+        watched = (trial.result.watched_ndcg for trial in study.trials)
+        reached = [ndcg for ndcg in watched if math.isfinite(ndcg)]
         return run_trial(
             dataset,
             options,
@@ -191,6 +209,8 @@ def tune(
         budget_trials=budget_trials,
         budget_s=budget_s,
         patience=options.patience,
+        warm_up=options.warm_up,
+        n_start=options.n_start,
         on_trial=on_trial,
     )
 
@@ -263,6 +283,8 @@ def run_trial(
 
 def search_identity(dataset: Dataset, options: TuneOptions) -> dict[str, Any]:
     """Give what the trials of a search are comparable under, as JSON values."""
+    # Left out where there is no start: studies of the other losses from before go on.
+    start = {"n_start": options.n_start, "warm_up": options.warm_up} if options.n_start else {}
     return {
         "dataset": dataset.fingerprint,
         "model": options.loss,
@@ -274,6 +296,7 @@ def search_identity(dataset: Dataset, options: TuneOptions) -> dict[str, Any]:
         "watched_users": options.watched_users,
         "judged_users": options.judged_users,
         "fixed": dict(options.fixed),
+        **start,
     }
 
 

@@ -1,5 +1,6 @@
 """Judges that have made up their mind, and models of known quality over a small dataset."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def write_noisy_model(
     first_item: int = 0,
     extra_seen: str | None = None,
     item_prefix: str = "i",
+    trained_on: Sequence[str] = ("train",),
 ) -> Model:
     """Score by the parity of user and item, blurred by noise; without noise it is the best there can be."""
     generator = np.random.default_rng(seed)
@@ -93,7 +95,11 @@ def write_noisy_model(
         item_degrees=None,
         config={"n_factors": 3},
         metrics={"train_s": 1.0},
-        lineage={"dataset_fingerprint": fingerprint or dataset.fingerprint, "created_at": "2025-01-02T03:04:05+00:00"},
+        lineage={
+            "dataset_fingerprint": fingerprint or dataset.fingerprint,
+            "created_at": "2025-01-02T03:04:05+00:00",
+            "trained_on": list(trained_on),
+        },
     )
 
 

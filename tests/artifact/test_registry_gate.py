@@ -13,7 +13,14 @@ from rgals.errors import InputError
 from rgals.evaluation.bootstrap import bootstrap_intervals
 from rgals.evaluation.evaluator import evaluate
 from rgals.evaluation.protocol import EvaluationOptions
-from tests.artifact.registry_problems import N_ITEMS, N_USERS, pairs_of, planted_dataset, write_noisy_model
+from tests.artifact.registry_problems import (
+    N_ITEMS,
+    N_USERS,
+    pairs_of,
+    planted_dataset,
+    planted_parts,
+    write_noisy_model,
+)
 from tests.evaluation.problems import write_dataset
 
 AT_5 = GateOptions(metric="ndcg@5", n_resamples=200)
@@ -212,6 +219,35 @@ def test_new_users_are_folded_in(tmp_path):
     assert judgement.is_passed
     assert judgement.candidate.mean == pytest.approx(values_of(model, dataset).mean())
     assert judgement.candidate.mean > 0.9
+
+
+@pytest.mark.parametrize(("n_users", "is_passed"), [(1, False), (19, False), (20, True)])
+def test_so_few_users_that_an_interval_says_nothing_are_an_objection(tmp_path, n_users, is_passed):
+    # The truth of each is an item that popularity ranks behind those of the other parity.
+    truth = [(user, N_ITEMS - 2 + user % 2) for user in range(n_users)]
+    known = {name: [pair for pair in pairs if pair[1] < N_ITEMS - 2] for name, pairs in planted_parts().items()}
+    dataset = planted_dataset(tmp_path / "d", **{**known, "test": truth})
+    model = write_noisy_model(tmp_path / "m", dataset, 0.0)
+    options = GateOptions(metric="ndcg@20", n_resamples=100)
+    judgement = published(tmp_path / "r", model, dataset, options).event.judgement
+    assert judgement.over_popularity.ci_low > 0
+    assert judgement.is_passed == is_passed
+    if not is_passed:
+        (reason,) = judgement.reasons
+        assert f"test part: {n_users}, and models are compared on at least 20" in reason
+        assert published(tmp_path / "r", model, dataset, options, force=True).event.is_forced
+
+
+def test_popularity_counts_what_the_candidate_was_trained_on(tmp_path):
+    # The last item is popular in the validation part alone, and the truth of those who have not seen it there.
+    validation, test = ([(user, N_ITEMS - 1) for user in range(start, N_USERS, 2)] for start in (0, 1))
+    train = [pair for pair in planted_parts()["train"] if pair[1] < N_ITEMS - 1]
+    dataset = planted_dataset(tmp_path / "d", train=train, validation=validation, test=test)
+    found = {}
+    for trained_on in (("train",), ("train", "validation")):
+        model = write_noisy_model(tmp_path / "-".join(trained_on), dataset, 0.0, trained_on=trained_on)
+        found[len(trained_on)] = Gate(model, dataset, GateOptions(metric="hit_rate@1"))(None).popularity.mean
+    assert found == {1: 0.0, 2: 1.0}
 
 
 def test_the_numbers_do_not_depend_on_the_number_of_threads(dataset, models, tmp_path):

@@ -10,7 +10,7 @@ from rgals.evaluation.page_bucket_tables import bias_table, item_recall_table, u
 from rgals.evaluation.page_pictures import model_styles
 from rgals.evaluation.page_tables import comparison_table, difference_table, key_table, metric_table
 from rgals.evaluation.report import Report, read_report, write_report
-from tests.evaluation.page_reports import REPORTS, bare_evaluation, full_report, report_document
+from tests.evaluation.page_reports import REPORTS, bare_evaluation, full_report, report_document, with_a_start
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "path"}
 SECTIONS = (
@@ -228,3 +228,43 @@ def test_long_lists_are_cut_and_say_so() -> None:
     text = text_of(Report.model_validate({**document, "titles": {}}))
     assert "the first 20 places" in text
     assert "20 of 50" in text
+
+
+def test_the_page_says_that_an_objective_is_drawn_in_two_parts() -> None:
+    document = report_document(2)
+    assert "Its start" not in text_of(Report.model_validate(document))
+    with_a_start(document["models"][0], 3)
+    found = text_of(Report.model_validate(document))
+    assert "Its start: the first rounds of a model, which minimize another loss" in found
+    assert "rgx-weighted: its start" in found
+
+
+def test_marks_that_do_not_explain_themselves_are_explained_where_they_are_drawn() -> None:
+    full, bare = text_of(full_report()), text_of(bare_evaluation(2))
+    for sentence in (
+        "A triangle: the interval lies beyond the scale",
+        "A time ratio of 1 / 10 is a tenth of the time",
+        "With 1,000 resamples the bootstrap's p is never below 0.0020.",
+        "Matters: how much of the differences between the trials",
+        "Every model has the same data",
+    ):
+        assert sentence in full
+        assert sentence not in bare
+    untuned = "none was tuned for this report"
+    assert untuned in bare
+    assert untuned not in full
+    assert untuned not in text_of(bare_evaluation(1))
+
+
+def test_notes_on_a_model_stand_beside_its_numbers() -> None:
+    models = render_page(full_report()).partition('<section id="models">')[2].partition("</section>")[0]
+    assert "Note on <bdi>bpr</bdi>: results differ by the number of threads: the library draws by thread." in models
+
+
+def test_a_user_to_whom_nothing_is_shown_that_was_held_out_is_told_of_in_words() -> None:
+    document = report_document(1)
+    for item in document["sample_users"][0]["lists"]["rgx-weighted"]:
+        item["is_hit"] = False
+    found = text_of(Report.model_validate(document))
+    assert "4 seen, 2 held out; the best list finds none" in found
+    assert "13 seen, 4 held out; the best list finds 1" in found

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rgals.evaluation.page_charts import MARKERS, Chart, Series, draw_chart, fit_text, text_width, thin_out
-from rgals.evaluation.page_pictures import convergence_charts, model_styles, reach_sentence, trial_chart
+from rgals.evaluation.page_pictures import (
+    convergence_charts,
+    model_styles,
+    objective_charts,
+    reach_sentence,
+    trial_chart,
+)
 from rgals.evaluation.report import Report
 from tests.evaluation.page_reports import bare_evaluation, full_report, report_document, twelve_models
 
@@ -165,3 +171,28 @@ def test_the_chart_of_trials_shows_the_best_so_far_and_how_trials_ended() -> Non
         trial_chart("a", model.tuning.model_copy(update={"trials": []}), model_styles(report.models)[model.name], "m")
         is None
     )
+
+
+@pytest.mark.parametrize(("n_start", "expected"), [(0, [6]), (4, [4, 2]), (5, [5]), (1, [5]), (6, [6])])
+def test_the_objective_of_a_start_with_another_loss_is_drawn_apart(n_start: int, expected: list[int]) -> None:
+    document = report_document(1)
+    document["models"][0]["n_start_rounds"] = n_start
+    for point in document["models"][0]["curve"]:
+        point["objective"] = -5e6 - point["round"] if point["round"] <= n_start else -1e6 - point["round"]
+    report = Report.model_validate(document)
+    charts = objective_charts(report, model_styles(report.models))
+    assert [chart.curves[0].path.count("L") + 1 for chart in charts] == expected
+    rounds = {"rgx-weighted: its start": (1, n_start), "rgx-weighted": (n_start + 1, 6)}
+    for chart in charts:
+        first, last = rounds[chart.title]
+        assert f"at round {first} to" in chart.description
+        assert chart.description.endswith(f"at round {last}.")
+
+
+def test_the_names_of_rgals_own_models_are_written_out_at_the_ends_of_their_curves() -> None:
+    document = report_document(2)
+    document["models"][0]["label"] = "RG, re-expanded to softmax"
+    report = Report.model_validate(document)
+    wide, _ = convergence_charts(report, model_styles(report.models))[0]
+    ends = [curve.end for curve in wide.curves if curve.end is not None]
+    assert [end.text for end in ends] == ["RG, re-expanded to softmax", "rgx"]

@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from rgals.errors import InputError
-from rgals.evaluation.protocol import EvaluatedUsers, EvaluationOptions, unite
+from rgals.evaluation.protocol import EvaluatedUsers, EvaluationOptions, read_training, unite
 from rgals.numerics.sparse import InteractionRows
 from tests.evaluation.problems import Pairs, random_parts, write_dataset
 
@@ -35,6 +35,20 @@ def test_validation_items_are_seen_on_test_unless_they_shall_be_ranked(tmp_path:
     train_only = EvaluatedUsers.read(dataset, "test", filter_validation=False)
     assert pairs_of(train_only.seen) == [(0, 0)]
     assert train_only.seen_parts == ("train",)
+
+
+def test_an_opponent_is_fitted_on_what_the_model_was_trained_on_and_never_on_what_judges_it(tmp_path: Path) -> None:
+    parts: dict[str, Pairs] = {"train": [(0, 0), (1, 4)], "validation": [(0, 3)], "test": [(0, 2)]}
+    dataset = write_dataset(tmp_path / "d", 2, 5, parts)
+    both, names = read_training(dataset, "test", ["train", "validation"])
+    assert (pairs_of(both), names) == ([(0, 0), (0, 3), (1, 4)], ("train", "validation"))
+    for part, trained_on in (("test", ["train"]), ("test", []), ("validation", ["train", "validation"])):
+        rows, names = read_training(dataset, part, trained_on)  # type: ignore[arg-type]
+        assert (pairs_of(rows), names) == ([(0, 0), (1, 4)], ("train",))
+    kept_back = {"train": [(0, 0)], "validation_fold_in": [(1, 1)], "validation": [(1, 2)], "test": [(0, 3)]}
+    for place, other in enumerate(({"train": [(0, 0)], "test": [(0, 2)]}, kept_back)):
+        rows, names = read_training(write_dataset(tmp_path / f"{place}", 2, 5, other), "test", ["train", "validation"])
+        assert (pairs_of(rows), names) == ([(0, 0)], ("train",))
 
 
 def test_on_validation_only_train_is_seen_and_test_items_stay_in_the_catalog(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from jobs import compare as job
 from rgals.errors import InputError, OutputExistsError, RgalsError, StaleCheckpointError
 from rgals.evaluation.report import read_report
+from rgals.training.capacity import Limits
+from rgals.tuning.compare_folder import ComparisonFolder
 from tests.tuning.comparisons import make_dataset
 
 QUICK = ("--factors", "6", "--budget", "2", "--k", "5,10", "--cutoff", "5", "--bootstrap", "50")
@@ -59,6 +61,52 @@ def test_the_same_command_goes_on(dataset, tmp_path):
     timed = run_compare(dataset, "--models", "rg2", "--output", tmp_path, *QUICK, "--time-again")
     assert "timed fit on the training part\n" in timed.stderr
     assert "2 trials: done before" in timed.stderr
+
+
+def test_a_report_counts_the_seconds_of_all_runs(dataset, tmp_path):
+    arguments = (dataset, "--models", "popularity", "--output", tmp_path, *QUICK)
+    run_compare(*arguments)
+    first = read_report(tmp_path / "report.json")
+    kept = json.loads((tmp_path / "comparison" / "runs.json").read_text())
+    kept["runs"][0] = {"started_at": "2026-01-02T03:04:05+00:00", "seconds": 1000.0}
+    (tmp_path / "comparison" / "runs.json").write_text(json.dumps(kept))
+    run_compare(*arguments)
+    second = read_report(tmp_path / "report.json")
+    assert second.provenance.started_at == "2026-01-02T03:04:05+00:00"
+    assert 1000 < second.provenance.seconds < 1600
+    assert second.created_at >= first.created_at > "2026-01-03"
+
+
+def test_two_commands_do_not_work_in_one_folder(dataset, tmp_path):
+    command = [sys.executable, "-m", "jobs.compare", str(dataset), "--models=popularity", *QUICK, "--output", tmp_path]
+    with ComparisonFolder(tmp_path / "comparison") as folder:
+        folder.open({}, {"kind": "trials", "size": 1}, resume=None)
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert found.stderr.startswith("rgals: error: ")
+    assert "in use by another process" in found.stderr
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_a_loss_that_does_not_fit_is_left_out_with_numbers(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(Limits, "of_this_machine", classmethod(lambda cls, folder: cls("this machine", memory_bytes=9)))
+    found = run_compare(dataset, "--models", "rg2,popularity", "--output", tmp_path, *QUICK)
+    report = read_report(tmp_path / "report.json")
+    [left] = report.left_out
+    assert left.name == "rg2"
+    assert "memory of a node: " in left.reason
+    assert "9 B available" in left.reason
+    assert [model.name for model in report.models] == ["popularity"]
+    assert "rg2: left out: the training does not fit" in found.stderr
+
+
+def test_where_a_stage_is_done_again_it_says_why(dataset, tmp_path):
+    run_compare(dataset, "--models", "popularity", "--output", tmp_path, *QUICK, "--threads", "1")
+    found = run_compare(dataset, "--models", "popularity", "--output", tmp_path, *QUICK, "--threads", "2")
+    assert (
+        "popularity: timed fit on the training part: done again, as its seconds are of another place: threads 1 then, "
+        "2 now"
+    ) in found.stderr
 
 
 def test_what_is_there_is_not_lost_by_mistake(dataset, tmp_path):

@@ -2,8 +2,11 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +42,13 @@ def planted_parts(names: dict[str, float]) -> dict[str, Pairs]:
 
 
 def write_parity_model(
-    path: Path, dataset: Dataset, fingerprint: str | None, *, first_item: int = 0, user_factors: Any = None
+    path: Path,
+    dataset: Dataset,
+    fingerprint: str | None,
+    *,
+    first_item: int = 0,
+    user_factors: Any = None,
+    trained_on: Sequence[str] = ("train",),
 ) -> Model:
     """Score 1 for items of the user's parity and -1 for the others; the later items a little higher."""
     items = np.arange(first_item, N_ITEMS)
@@ -63,7 +72,7 @@ def write_parity_model(
         item_degrees=np.bincount(seen.columns, minlength=items.size).astype(np.int64),
         config={"n_factors": 2},
         metrics={"train_s": 1.25},
-        lineage={"dataset_fingerprint": fingerprint},
+        lineage={"dataset_fingerprint": fingerprint, "trained_on": list(trained_on)},
     )
 
 
@@ -156,6 +165,23 @@ def test_a_page_stands_beside_the_report_when_asked_for(folders: tuple[Path, Pat
     assert "r.html" in found.stdout
 
 
+def test_titles_of_a_table_are_shown_in_place_of_ids(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    model, dataset = folders
+    (tmp_path / "items.csv").write_text("movie,name\n" + "".join(f"i{row:05d},Film {row}\n" for row in range(N_ITEMS)))
+    arguments = (model, "-d", dataset, "-o", tmp_path / "r.json", "--bootstrap", 0, "--page")
+    with pytest.raises(InputError, match="--title-columns"):
+        run(*arguments, "--titles", tmp_path / "items.csv")
+    assert not (tmp_path / "r.json").exists()
+    found = run(*arguments, "--titles", tmp_path / "items.csv", "--title-columns", "movie,name")
+    assert "--titles" not in found.stderr
+    report = read_report(tmp_path / "r.json")
+    shown = report.sample_users[0].lists["parity"][0].item_id
+    assert report.titles[shown] == f"Film {int(shown.removeprefix('i'))}"
+    assert f">{report.titles[shown]}</li>" in (tmp_path / "r.html").read_text()
+    found = run(*arguments, "--titles", tmp_path / "items.csv", "--title-columns", "name,movie", "--overwrite")
+    assert "rgals: warning: --titles: no item of the sample users is in column 'name'" in found.stderr
+
+
 def test_files_beside_a_report_are_not_replaced_unasked(folders: tuple[Path, Path], tmp_path: Path) -> None:
     model, dataset = folders
     arguments = (model, "-d", dataset, "-o", tmp_path / "r.json", "--bootstrap", 0, "--baselines", "none")
@@ -242,10 +268,13 @@ def test_the_report_from_ray_workers_is_that_of_one_process(folders: tuple[Path,
     model, dataset = folders
     options = (model, "-d", dataset, "--baselines", "popularity,ials", "--bootstrap", 20)
     run(*options, "-o", tmp_path / "here.json")
-    found = run_alone(*options, "-o", tmp_path / "ray.json", "--executor", "ray", "--workers", 2, "--worker-cpus", 1)
+    on_ray = (*options, "-o", tmp_path / "ray.json", "--executor", "ray", "--workers", 2, "--worker-cpus", 1)
+    found = run_alone(*on_ray)
     assert found.returncode == 0, found.stderr
     documents = [json.loads((tmp_path / name).read_text()) for name in ("here.json", "ray.json")]
     assert [document["provenance"]["executor"][:3] for document in documents] == ["in-", "ray"]
+    again = shlex.split(documents[1]["provenance"]["command"])
+    assert again == ["python", "-m", "jobs.evaluate", *map(str, on_ray)]
     documents = [without_run(document) for document in documents]
     assert documents[0]["models"][0]["metrics"]["ndcg@10"]["mean"] > 0
     assert documents[0] == documents[1]
@@ -269,6 +298,74 @@ def test_validation_items_can_be_left_in_the_lists_judged_on_test(folders: tuple
     model, dataset = folders
     run(model, "-d", dataset, "-o", tmp_path / "r.json", "--rank-validation", "--bootstrap", 0)
     assert read_report(tmp_path / "r.json").protocol.seen_parts == ["train"]
+
+
+BOTH = ("train", "validation")
+
+
+def test_baselines_are_fitted_on_the_validation_part_too_where_the_model_was(tmp_path: Path) -> None:
+    # The last item is popular in the validation part alone, and the truth of those who have not seen it there.
+    parts = {
+        "train": [pair for pair in planted_parts({"train": 0.3})["train"] if pair[1] < N_ITEMS - 1],
+        "validation": [(user, N_ITEMS - 1) for user in range(0, N_USERS, 2)],
+        "test": [(user, N_ITEMS - 1) for user in range(1, N_USERS, 2)] + [(0, 1)],
+    }
+    dataset = write_dataset(tmp_path / "d", N_USERS, N_ITEMS, parts)
+    hits = {}
+    for trained_on in (("train",), BOTH):
+        name = "-".join(trained_on)
+        write_parity_model(tmp_path / name, dataset, dataset.fingerprint, trained_on=trained_on)
+        options = ("-k", "1,5", "--bootstrap", 0, "--baselines", "popularity,random,ials", "--ials-factors", 2)
+        run(tmp_path / name, "-d", tmp_path / "d", "-o", tmp_path / f"{name}.json", *options)
+        report = read_report(tmp_path / f"{name}.json")
+        assert [model.options["trained_on"] for model in report.models] == [list(trained_on)] * 4
+        hits[trained_on] = report.models[1].metrics["hit_rate@1"].mean
+        # What one model may not list, none may.
+        assert report.protocol.seen_parts == list(BOTH)
+        seen = {pair for part in BOTH for pair in parts[part]}
+        for user in report.sample_users:
+            row = int(user.user_id.removeprefix("u"))
+            listed = {item.item_id for items in user.lists.values() for item in items}
+            assert not listed & {f"i{item:05d}" for u, item in seen if u == row}
+    assert hits == {("train",): 0.0, BOTH: pytest.approx(20 / 21)}
+
+
+def test_a_model_that_was_trained_on_what_judges_it_has_a_note(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    dataset = Dataset.open(folders[1])
+    write_parity_model(tmp_path / "m", dataset, dataset.fingerprint, trained_on=BOTH)
+    options = ("-d", folders[1], "--bootstrap", 0, "--baselines", "popularity")
+    found = run(tmp_path / "m", *options, "-o", tmp_path / "v.json", "--part", "validation")
+    report = read_report(tmp_path / "v.json")
+    assert "trained on the validation part too" in report.models[0].notes[0]
+    assert report.models[1].options["trained_on"] == ["train"]
+    assert "rgals: warning: m: trained on the validation part too" in found.stderr
+    assert "validation part too" not in run(tmp_path / "m", *options, "-o", tmp_path / "t.json").stderr
+
+
+def test_validation_items_are_not_ranked_for_a_model_trained_on_them(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    dataset = Dataset.open(folders[1])
+    write_parity_model(tmp_path / "m", dataset, dataset.fingerprint, trained_on=BOTH)
+    with pytest.raises(InputError, match="--rank-validation: the model was trained on the validation part"):
+        run(tmp_path / "m", "-d", folders[1], "-o", tmp_path / "r.json", "--rank-validation")
+
+
+def test_the_fits_of_baselines_show_how_far_they_are(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[str, list[tuple[int, int | None]]] = {}
+
+    @contextmanager
+    def record(description: str) -> Iterator[Callable[[int, int | None], None]]:
+        steps = shown.setdefault(description, [])
+        yield lambda done, total: steps.append((done, total))
+
+    monkeypatch.setattr(job, "progress_bar", record)
+    options = ("--bootstrap", 0, "--baselines", "popularity,random,ials", "--ials-sweeps", 3)
+    run(folders[0], "-d", folders[1], "-o", tmp_path / "r.json", *options)
+    assert shown["fitting popularity"] == shown["fitting random"] == [(1, 1)]
+    assert shown["fitting ials"] == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_users_without_factors_are_reported(folders: tuple[Path, Path], tmp_path: Path) -> None:

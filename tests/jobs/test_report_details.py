@@ -9,9 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.report_details import describe_baseline, describe_run, describe_training, name_executor
+from jobs.report_details import describe_baseline, describe_run, describe_training, name_executor, recorded_command
 from rgals.evaluation.report import read_report
 from rgals.execution import ExecutorOptions
+from rgals.numerics.loss import LOSS_NAMES
 from tests.evaluation.problems import random_parts, write_dataset
 
 SWEEPS = [
@@ -55,9 +56,18 @@ def test_a_curve_of_other_gains_is_left_out() -> None:
 
 
 def test_families_are_those_of_the_loss_and_of_the_baseline() -> None:
-    ials = SimpleNamespace(config={"loss": "ials"}, metrics={})
-    assert describe_training(ials, "m", 20).family == "other"  # type: ignore[arg-type]
+    models: list[Any] = [SimpleNamespace(config={"loss": loss}, metrics={}) for loss in LOSS_NAMES]
+    families = {model.config["loss"]: describe_training(model, "m", 20).family for model in models}
+    assert families == {"rg2": "rg", "rgx": "rg", "rg-softmax": "rg", "ials": "other"}
     assert [describe_baseline(name).family for name in ("popularity", "random", "ials")] == ["trivial"] * 2 + ["other"]
+
+
+@pytest.mark.parametrize(("step_lengths", "n_start"), [((None, 1.0), 1), ((1.0, 0.5), 0), ((None, None), 0)])
+def test_the_sweeps_before_the_first_expansion_are_the_start(step_lengths: tuple[Any, ...], n_start: int) -> None:
+    history = [{**sweep, "step_length": length} for sweep, length in zip(SWEEPS, step_lengths, strict=True)]
+    for k in (20, 10):  # with a curve and without
+        assert describe_training(trained(history), "m", k).n_start_rounds == n_start
+    assert describe_training(trained(SWEEPS), "m", 20).n_start_rounds == 0
 
 
 def test_executors_are_named_for_a_reader() -> None:
@@ -74,6 +84,24 @@ def test_a_run_names_its_dataset_and_takes_from_its_start_until_now(tmp_path: Pa
     assert (found.dataset, found.fingerprint) == (str(tmp_path / "d"), dataset.fingerprint)
     assert found.seconds is not None
     assert 0 <= found.seconds < 10
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["/usr/bin/rgals", "evaluate", "my model", "-o", "r"], "rgals evaluate 'my model' -o r"),
+        (["/usr/bin/rgals", "compare", "d", "-o", "r"], "rgals compare d -o r"),
+        (["/src/jobs/cli.py", "evaluate", "m"], "rgals evaluate m"),
+        (["/src/jobs/evaluate.py", "m", "-d", "d"], "python -m jobs.evaluate m -d d"),
+        (["/src/jobs/evaluate.py", "d", "--models", "rg2"], "python -m jobs.evaluate d --models rg2"),
+        (["/src/jobs/compare.py", "d", "--models=rg2"], "python -m jobs.compare d --models=rg2"),
+    ],
+)
+def test_the_recorded_command_names_the_program_that_ran(
+    monkeypatch: pytest.MonkeyPatch, argv: list[str], expected: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", argv)
+    assert recorded_command() == expected
 
 
 def rgals(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:

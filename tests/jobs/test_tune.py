@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from jobs import tune as job
 from rgals.artifact.model import Model
-from rgals.errors import DataError, InputError, OutputExistsError, RgalsError, StaleCheckpointError
+from rgals.errors import DataError, InputError, NumericalError, OutputExistsError, RgalsError, StaleCheckpointError
+from rgals.tuning import tune as tune_module
 from tests.jobs.test_train import run_train, write_dataset
 from tests.tuning.datasets import write_held_out_users
 
@@ -105,6 +106,26 @@ def test_the_other_losses_and_the_prior_can_be_searched(dataset, tmp_path):
     assert set(json.loads((tmp_path / "ials" / "best.json").read_text())) >= {"alpha", "reg"}
     run_tune(dataset, "-o", tmp_path / "rg2", "--loss", "rg2", "--search", "alpha,beta", "--trials", "3", *SMALL)
     assert "beta" in json.loads((tmp_path / "rg2" / "best.json").read_text())
+
+
+def test_the_softmax_is_searched_and_its_options_are_in_the_help(dataset, tmp_path):
+    small = ("--sweeps", "4", "--fix", "start_sweeps=1", "--search", "eta,start_reg")
+    run_tune(dataset, "-o", tmp_path / "study", "--loss", "rg-softmax", "--trials", "2", *SMALL, *small)
+    assert json.loads((tmp_path / "study" / "best.json").read_text())["n_sweeps"] > 1
+    environment = {"COLUMNS": "300", "TERMINAL_WIDTH": "300"}
+    shown = CliRunner().invoke(app, ["--help"], env=environment, color=False).output
+    for name in ("rg2|rgx|ials|rg-softmax", "eta", "start_reg", "rg-softmax: reg,nu,eta"):
+        assert name in " ".join(shown.split())
+
+
+def test_a_search_whose_trials_all_fail_says_that_it_gave_up(dataset, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise NumericalError("user row 3 has no finite solution")
+
+    monkeypatch.setattr(tune_module, "run_trial", fail)
+    with pytest.raises(InputError, match="no trial reached an NDCG"):
+        run_tune(dataset, "-o", tmp_path / "study", "--trials", "40", *SMALL)
+    assert len(read_trials(tmp_path / "study")) == 10
 
 
 def test_under_held_out_users_the_validation_part_is_not_trained_on(tmp_path):

@@ -1,8 +1,11 @@
 """Small datasets to compare models on, and a short way to compare."""
 
+import dataclasses
+
 import numpy as np
 
 from rgals.execution import InProcessExecutor
+from rgals.tuning import contenders
 from rgals.tuning.compare import compare
 from rgals.tuning.compare_folder import ComparisonFolder
 from rgals.tuning.compare_options import CompareOptions
@@ -43,10 +46,14 @@ def small_options(**changed):
 
 def run_comparison(dataset, path, *, executor=None, listener=None, runs_here=True, **changed):
     options = small_options(**changed)
-    folder = ComparisonFolder(path)
-    folder.open(options.identity(dataset.fingerprint), resume=None)
-    with executor or InProcessExecutor(1) as workforce:
+    with ComparisonFolder(path) as folder, executor or InProcessExecutor(1) as workforce:
+        folder.open(options.identity(dataset.fingerprint), options.kept_budget, resume=None)
         return compare(dataset, options, folder, executor=workforce, runs_here=runs_here, listener=listener)
+
+
+def replace_contender(monkeypatch, name, **changed):
+    known = contenders.CONTENDERS
+    monkeypatch.setitem(known, name, dataclasses.replace(known[name], **changed))
 
 
 def without_seconds(trials):

@@ -1,10 +1,14 @@
 """The loop: budgets, failures, interruptions."""
 
+import math
+import time
+
 import pytest
 
 from rgals.errors import InputError, NumericalError
 from rgals.tuning.search import search
 from rgals.tuning.space import SearchSpace
+from rgals.tuning.study import Study
 from rgals.tuning.trial import TrialResult
 from tests.tuning.problems import curve_of, open_study, run
 
@@ -18,12 +22,21 @@ def test_trials_of_earlier_calls_count_towards_the_budget(tmp_path):
         assert told == [*study.trials[:2], (3, study.trials[2])]
 
 
-def test_seconds_are_those_of_the_trials_and_what_is_left_is_the_last_ones_deadline(tmp_path):
-    deadlines = []
+class Clock:
+    """In place of the one of the machine: it stands still unless it is moved."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+
+def test_seconds_are_those_of_the_search_and_what_is_left_is_the_last_ones_deadline(tmp_path, monkeypatch):
+    deadlines, clock = [], Clock(monkeypatch)
 
     def timed(number, options, pruner):
         deadlines.append(pruner.deadline_s)
-        return TrialResult.of_curve(options, curve_of(0.1), 4.0)
+        clock.now += 4.0
+        return TrialResult.of_curve(options, curve_of(0.1), 1.0)
 
     with open_study(tmp_path / "study") as study:
         search(study, timed, budget_s=10)
@@ -32,6 +45,43 @@ def test_seconds_are_those_of_the_trials_and_what_is_left_is_the_last_ones_deadl
         search(study, timed, budget_trials=9, budget_s=14)
         search(study, timed, budget_trials=5, budget_s=1e9)
     assert deadlines == [10, 6, 2, 2, pytest.approx(1e9)]
+    assert open_study(tmp_path / "study").tune_s == 20
+
+
+def test_proposing_is_charged_too(tmp_path, monkeypatch):
+    clock, real = Clock(monkeypatch), Study.ask
+
+    def ask(self, n=1):
+        clock.now += 3.0
+        return real(self, n)
+
+    monkeypatch.setattr(Study, "ask", ask)
+    with open_study(tmp_path / "study") as study:
+        search(study, run, budget_s=10)
+        assert [trial.charged_s for trial in study.trials] == [3.0] * 4
+
+
+@pytest.mark.parametrize("budget", [{"budget_trials": 50}, {"budget_s": 60.0}])
+def test_a_search_ends_when_ten_trials_in_a_row_failed(tmp_path, budget):
+    def failing(number, options, pruner):
+        if number == 1:
+            return run(number, options, pruner)
+        raise NumericalError("no finite solution")
+
+    with open_study(tmp_path / "study") as study:
+        search(study, failing, **budget)
+        assert study.n_trials == 12
+        search(study, failing, **budget)
+        assert study.n_trials == 12, "nor does it go on when it is called again"
+        assert study.n_failed_in_a_row == 10
+
+
+def test_warm_up_and_start_reach_the_trials(tmp_path):
+    seen = []
+    with open_study(tmp_path / "study") as study:
+        search(study, lambda n, o, p: seen.append(p) or run(n, o, p), budget_trials=4, warm_up=5, n_start=3)
+    assert {pruner.n_start for pruner in seen} == {3}
+    assert [math.isfinite(threshold) for threshold in seen[3].thresholds] == [False] * 5 + [True] * 3
 
 
 def test_patience_reaches_the_trials(tmp_path):

@@ -75,6 +75,30 @@ def _fields(result):
     return {name: getattr(result, name) for name in TrialResult.__dataclass_fields__}
 
 
+def test_a_curve_is_read_from_the_journal_once(path, monkeypatch):
+    read, real = [], TrialResult.from_json
+
+    def from_json(values):
+        read.append(values)
+        return real(values)
+
+    monkeypatch.setattr(TrialResult, "from_json", from_json)
+    with open_study(path) as study:
+        search(study, run, budget_trials=6)
+        assert [trial.number for trial in study.trials] == list(range(6))
+        assert study.best.number in range(6)
+    assert len(read) == 6
+
+
+def test_a_trial_is_charged_what_it_is_told_with_and_its_own_seconds_otherwise(path):
+    with open_study(path) as study:
+        for charged_s in (None, 0.25):
+            [(number, _)] = study.ask()
+            study.tell(number, result_of(0.1), charged_s)
+    assert [trial.charged_s for trial in open_study(path).trials] == [1.0, 0.25]
+    assert open_study(path).tune_s == 1.25
+
+
 def test_of_equal_trials_the_first_is_the_best(path):
     with open_study(path) as study:
         for value in (0.3, 0.4, 0.4):

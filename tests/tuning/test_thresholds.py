@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rgals.tuning.thresholds import MIN_TRIALS, WARM_UP_ROUNDS, median_thresholds
+from rgals.tuning.thresholds import MIN_TRIALS, WARM_UP_ROUNDS, median_thresholds, warm_up_rounds
 from rgals.tuning.trial import TrialResult
 from tests.tuning.problems import curve_of, result_of
 
@@ -24,6 +24,17 @@ def test_a_threshold_is_the_median_of_the_best_so_far():
     )
     assert WARM_UP_ROUNDS == 2
     assert found == (NONE, NONE, 0.3, 0.6)
+
+
+def test_rounds_of_another_loss_do_not_count():
+    trials = [result_of(0.9, 0.8, 0.1, 0.2)] * 3
+    assert median_thresholds(trials, 2, 2) == (NONE, NONE, 0.1, 0.2)
+    stopped = TrialResult.of_curve({}, curve_of(0.9, 0.8), 1.0, "deadline", 2)
+    assert median_thresholds([*trials, stopped], 2, 2) == (NONE, NONE, 0.1, 0.2)
+
+
+def test_the_warm_up_is_the_start_and_a_third_of_what_follows():
+    assert [warm_up_rounds(*sizes) for sizes in ((12, 0), (20, 6), (8, 6), (1, 0))] == [4, 10, 8, 2]
 
 
 def test_a_longer_warm_up_leaves_trials_alone_for_longer():

@@ -1,5 +1,6 @@
 """Results and their way through JSON; the rule that ends a trial."""
 
+import dataclasses
 import json
 import math
 import pickle
@@ -81,6 +82,31 @@ def test_patience_counts_rounds_since_the_best():
     assert pruner.should_stop((CurvePoint(5, 0.1, 0.3), CurvePoint(10, 0.2, 0.3))) == "patience"
     assert pruner.should_stop(curve_of(NAN, NAN)) is None
     assert pruner.should_stop(curve_of(NAN, NAN, NAN)) == "patience"
+
+
+def test_patience_begins_where_the_rounds_of_another_loss_end():
+    pruner = Pruner(patience=2, n_start=4)
+    assert pruner.should_stop(curve_of(0.5, 0.1, 0.1, 0.1, 0.1)) is None
+    assert pruner.should_stop(curve_of(0.5, 0.1, 0.1, 0.1)) is None, "nothing of the start counts"
+    assert pruner.should_stop(curve_of(0.5, 0.1, 0.1, 0.1, 0.2, 0.1)) is None
+    assert pruner.should_stop(curve_of(0.5, 0.1, 0.1, 0.1, 0.2, 0.1, 0.1)) == "patience"
+    assert pruner.should_stop(curve_of(0.5, 0.1, 0.1, 0.1, NAN, NAN)) == "patience"
+    assert Pruner((0.3,) * 6, n_start=4).should_stop(curve_of(0.5, 0.1, 0.1, 0.1, 0.2)) == "pruned"
+
+
+def test_a_round_of_another_loss_is_not_the_best_one():
+    curve = curve_of(0.5, 0.4, 0.1, 0.2)
+    found = TrialResult.of_curve({}, curve, 1.0, None, 2)
+    assert (found.best_round, found.best_ndcg, found.state) == (4, 0.2, "complete")
+    early = TrialResult.of_curve({}, curve[:2], 1.0, "deadline", 2)
+    assert (early.state, early.best_round) == ("failed", 0)
+    assert "before a round of its own loss" in early.reason
+
+
+def test_the_watched_ndcg_is_that_of_the_best_round_whatever_it_was_judged_on():
+    found = TrialResult.of_curve({}, curve_of(0.5, 0.1, 0.2), 1.0, None, 1)
+    assert dataclasses.replace(found, best_ndcg=0.9).watched_ndcg == 0.2
+    assert math.isnan(TrialResult.failure({}, "bad", 1.0).watched_ndcg)
 
 
 def test_a_deadline_counts_the_seconds_it_is_told_or_those_of_training():

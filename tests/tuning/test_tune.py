@@ -12,8 +12,10 @@ from rgals.training.trainer import train
 from rgals.tuning.study import Study
 from rgals.tuning.trial import Pruner
 from rgals.tuning.tune import WORTH_JUDGING, TuneOptions, best_config, run_trial, search_identity, tune
+from tests.evaluation.problems import write_dataset as write_weighted
 from tests.jobs.test_train import write_dataset
 from tests.training.executors import PicklingExecutor
+from tests.tuning.comparisons import N_ITEMS, N_USERS, planted_parts
 from tests.tuning.datasets import write_held_out_users
 
 OPTIONS = TuneOptions(n_factors=5, n_sweeps=5, patience=2, watched_users=150, fixed={"solver": "cg", "cg_steps": 1})
@@ -150,10 +152,22 @@ def test_users_that_no_training_sees_are_folded_in(tmp_path):
     assert found.best_ndcg > 0.15  # at random 0.06
 
 
-def test_graded_gains_change_the_numbers(dataset):
-    config = replace(OPTIONS, gains="graded").to_config(VALUES)
-    assert config.validation_gains == "graded"
-    assert search_identity(dataset, OPTIONS) != search_identity(dataset, replace(OPTIONS, gains="graded"))
+def test_graded_gains_change_the_numbers(tmp_path):
+    parts = planted_parts()
+    plain = write_weighted(tmp_path / "plain", N_USERS, N_ITEMS, parts)
+    weighted = write_weighted(
+        tmp_path / "weighted", N_USERS, N_ITEMS, parts, lambda user, item: 1 + 6 * (item % 3 == 0)
+    )
+    results = {
+        (dataset, gains): trial(dataset, replace(OPTIONS, watched_users=0, gains=gains))
+        for dataset in (plain, weighted)
+        for gains in ("binary", "graded")
+    }
+    binary, graded = (results[weighted, gains] for gains in ("binary", "graded"))
+    assert [point.objective for point in binary.curve] == [point.objective for point in graded.curve]
+    assert all(one.ndcg != two.ndcg for one, two in zip(binary.curve, graded.curve, strict=True))
+    assert results[plain, "binary"].best_ndcg == results[plain, "graded"].best_ndcg, "with weights of 1 they are one"
+    assert search_identity(plain, OPTIONS) != search_identity(plain, replace(OPTIONS, gains="graded"))
 
 
 @pytest.mark.parametrize(
