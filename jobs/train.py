@@ -1,7 +1,6 @@
 """``rgals train``: factors from a dataset, written as a model."""
 
 import json
-import shlex
 import sys
 import tomllib
 from contextlib import ExitStack
@@ -24,6 +23,7 @@ from jobs.executor_options import (
     WorkersOption,
     read_executor_options,
 )
+from jobs.report_details import recorded_command
 from jobs.training_plan import check_training
 from rgals.artifact.model import Model
 from rgals.artifact.model_writer import write_model
@@ -252,7 +252,7 @@ def _describe_lineage(location: str, run: _Run, warm_start: str | None) -> dict[
         "trained_on": ["train"] if run.source is dataset else ["train", "validation"],
         "rgals_version": rgals.__version__,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": redact(shlex.join(["rgals", *sys.argv[1:]])),
+        "command": redact(recorded_command()),
         "warm_start": None if warm_start is None else redact(warm_start),
     }
 
@@ -294,12 +294,14 @@ def _write(output: str, run: _Run, result: TrainResult, lineage: dict[str, Any])
 def _print_summary(output: str, model: Model, result: TrainResult, settings: TrainingConfig) -> None:
     table = Table(show_header=False)
     last = result.history[-1]
+    # Sweeps of rg-softmax's start have an objective of their own.
+    first = next((summary for summary in result.history if summary.step_length is not None), result.history[0])
     kept = result.history[result.kept_sweep - 1]
     rows = [
         ("loss", f"{settings.loss}, {settings.n_factors} factors"),
         ("sweeps", f"{result.n_sweeps}, stopped by {_STOP_WORDS[result.stop_reason]}"),
         ("kept", f"sweep {result.kept_sweep}"),
-        ("objective", f"{result.history[0].objective_before:.6g} to {last.objective_after_items:.6g}"),
+        ("objective", f"{first.objective_before:.6g} to {last.objective_after_items:.6g}"),
     ]
     if kept.ndcg is not None:
         rows.append((f"validation NDCG@{settings.validation_cutoff}", f"{kept.ndcg:.4f}"))

@@ -164,13 +164,13 @@ def _bend(
     for k in range(first, last):
         item, score, probability = out_columns[k], np.float64(linears[k]), np.float64(curvatures[k])
         spread = omega * (1.0 / n_items if log_prior.size == 0 else np.exp(np.float64(log_prior[item])))
-        g, bend = np.float64(0), kappa * weight * probability
+        g, bend = np.float64(0), np.float64(kappa * weight * probability)
         if e < stop and columns[e] == item:
             g = np.float64(weights[e] if weights.size > 0 else 1)
             bend = weight * probability + eta * g
             e += 1
         # The background covers every item: what it says of this one is taken back.
-        bend = max(bend - spread, _LEAST_CURVATURE)
+        bend = np.float64(max(bend - spread, _LEAST_CURVATURE))
         curvatures[k] = bend
         linears[k] = bend * score + g
 
