@@ -48,7 +48,10 @@ from rgals.training.reexpansion_tasks import (
 )
 from rgals.training.solver import AlternatingSolver, StepResult
 
-__all__ = ["ReexpandingSolver", "make_solver"]
+__all__ = ["LEAST_SAMPLE", "ReexpandingSolver", "make_solver"]
+
+LEAST_SAMPLE = 2048
+"""Rows below which a sample would cost precision and save nothing: one tile of scores."""
 
 _MOST_HALVINGS = 6
 _RISE_TOLERANCE = 1e-7
@@ -184,8 +187,9 @@ class ReexpandingSolver(AlternatingSolver):
         """Draw the rows that stand for a side in the expansion around the present factors."""
         if not self._is_sampled:
             return None
-        key = (self._seed, self._sweep, SIDES.index(side))
-        return draw_rows(self._shards.weight_sums(side), self._pass_fraction, key)
+        weight_sums = self._shards.weight_sums(side)
+        fraction = min(1.0, max(self._pass_fraction, LEAST_SAMPLE / weight_sums.size))
+        return draw_rows(weight_sums, fraction, (self._seed, self._sweep, SIDES.index(side)))
 
     def _warm_up(self) -> None:
         super()._warm_up()

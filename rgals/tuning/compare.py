@@ -192,6 +192,7 @@ class _Comparing:
         self._identity = options.identity(dataset.fingerprint)
         self._source = final_source(dataset)
         self._prepared: set[str] = set()
+        self._seen_alone: dict[tuple[str, int], TrialResult] = {}
         self.users = EvaluatedUsers.read(dataset, "test")
 
     def tell(self, event: CompareEvent) -> None:
@@ -234,6 +235,8 @@ class _Comparing:
             for (number, _), result in zip(asked, self._run(contender, asked, pruner, "tune"), strict=True):
                 # Trials side by side share the seconds in which they ran: each is charged those since the one before.
                 study.tell(number, result, clock.charge())
+                if is_alone or self._executor.n_workers == 1:
+                    self._seen_alone[contender.name, number] = result
                 best = study.best
                 reached = math.nan if best is None else best.result.best_ndcg
                 self.tell(TrialEvent(contender.name, number, study.n_trials, result, reached))
@@ -293,6 +296,7 @@ class _Comparing:
             options.gains,
             options.validation_users,
             options.seed,
+            contender.fixed,
         )
 
     def _fitting_rules(self, listener: RoundListener | None) -> FittingRules:
@@ -320,9 +324,17 @@ class _Comparing:
         }  # fmt: skip
 
     def _time(self, contender: Contender, best: FinishedTrial) -> TrialResult:
-        """Fit on the training part once more, without a search beside it, and watch validation."""
+        """Give the fit on the training part whose seconds count: nothing else ran beside it.
+
+        Of a baseline that is the best trial itself, where it ran alone in this very run. A member of the family is
+        fitted once more, as its softmax loss is watched too.
+        """
         asked, on_repeat = self._asked(contender, best), self._tell_repeat(contender, "curve")
         found = self._folder.read_curve(contender.name, asked, describe_place(self._executor), on_repeat)
+        trial = self._seen_alone.get((contender.name, best.number))
+        if found is None and contender.loss is None and trial is not None and trial.state == "complete":
+            found = trial
+            self._folder.write_curve(contender.name, asked, describe_place(self._executor), found)
         self.tell(StageEvent(contender.name, "curve", found is not None))
         if found is None:
             self._prepare(contender)

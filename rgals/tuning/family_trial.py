@@ -42,6 +42,8 @@ class TrainingRules:
         Size of the sample of users; 0 takes all.
     seed : int
         Keys the sample, and the starting factors.
+    fixed : mapping
+        Options of the training that are not searched and not the defaults.
     """
 
     dataset: Dataset
@@ -52,6 +54,7 @@ class TrainingRules:
     gains: Gains
     validation_users: int
     seed: int
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_training(
@@ -97,6 +100,7 @@ def run_training(
             "validation_gains": rules.gains,
             "validation_users": rules.validation_users,
             **({} if watches_softmax else {"softmax_users": 0}),
+            **rules.fixed,
             **options,
         }
     )

@@ -142,6 +142,7 @@ def _fit_family(contender: Contender, rules: FinalRules, task: FinalTask, execut
         "n_factors": rules.n_factors,
         "n_sweeps": task.n_rounds,
         "seed": rules.seed,
+        **contender.fixed,
         **task.options,
     }
     config = TrainingConfig.from_options({**settings, "softmax_users": 0})

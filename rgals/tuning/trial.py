@@ -185,7 +185,7 @@ class Pruner:
         if not curve:
             return None
         last, best = curve[-1], best_point(curve, self.n_start)
-        if self.thresholds:
+        if self.thresholds and last.round > self.n_start:
             threshold = self.thresholds[min(last.round, len(self.thresholds)) - 1]
             if (-math.inf if best is None else best.ndcg) < threshold:
                 return "pruned"

@@ -9,6 +9,7 @@ from rgals.execution import InProcessExecutor
 from rgals.names import Float64Array
 from rgals.numerics.fold_in import UserSystem
 from rgals.numerics.sparse import InteractionRows
+from rgals.training import reexpanding_solver
 from rgals.training.config import TrainingConfig
 from rgals.training.factor_blocks import FactorState
 from rgals.training.reexpanding_solver import ReexpandingSolver, make_solver
@@ -182,6 +183,24 @@ def test_an_interrupted_and_resumed_run_gives_the_same_bits(tmp_path, stop_at):
     assert [s.objective_after_items for s in second.history] == [s.objective_after_items for s in whole.history]
 
 
+@pytest.fixture
+def small_samples(monkeypatch):
+    """Let samples of these small problems be as small as is asked for."""
+    monkeypatch.setattr(reexpanding_solver, "LEAST_SAMPLE", 1)
+
+
+def test_a_sample_of_a_small_catalog_is_all_of_it():
+    rows = planted()[0]
+    solver, exact = make(rows, make_config(pass_fraction=0.1)), make(rows, make_config())
+    for _ in range(4):
+        record = solver.run_sweep()
+        exact.run_sweep()
+    assert record.expanded is not None
+    assert record.expanded.error == 0
+    np.testing.assert_allclose(solver.state.item_factors, exact.state.item_factors, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.usefixtures("small_samples")
 @pytest.mark.parametrize("fraction", [0.2, 0.6])
 def test_sampled_passes_go_down_to_near_the_softmax_optimum(fraction):
     rows = planted(is_weighted=True)[0]
@@ -201,6 +220,7 @@ def test_sampled_passes_go_down_to_near_the_softmax_optimum(fraction):
     assert best < reached < best + 0.25 * (start - best)
 
 
+@pytest.mark.usefixtures("small_samples")
 def test_a_fraction_of_one_is_the_exact_training():
     rows = planted()[0]
     assert same_bits(run(make_config(n_sweeps=5)), run(make_config(n_sweeps=5, pass_fraction=1.0)))
@@ -211,12 +231,14 @@ def test_a_fraction_of_one_is_the_exact_training():
     assert record.expanded.error == 0
 
 
+@pytest.mark.usefixtures("small_samples")
 @pytest.mark.parametrize(("n_shards", "n_threads"), [(1, 2), (3, 2)])
 def test_sampled_passes_do_not_depend_on_shards_or_threads(n_shards, n_threads):
     config = make_config(n_factors=6, n_sweeps=5, n_hard=9, pass_fraction=0.3, beta=0.3)
     assert same_bits(run(config), run(config, n_shards=n_shards, n_threads=n_threads))
 
 
+@pytest.mark.usefixtures("small_samples")
 def test_after_the_sampled_sweeps_the_passes_are_exact():
     rows = planted(is_weighted=True)[0]
     solver, dense = make(rows, make_config(n_hard=9, pass_fraction=0.3, sampled_sweeps=2)), Dense(rows, 0.3)
@@ -228,6 +250,7 @@ def test_after_the_sampled_sweeps_the_passes_are_exact():
     assert records[-1].objective < records[-2].objective < records[-3].objective
 
 
+@pytest.mark.usefixtures("small_samples")
 @pytest.mark.parametrize("more", [{}, {"sampled_sweeps": 2}])
 @pytest.mark.parametrize("stop_at", [2, 4])
 def test_an_interrupted_run_with_sampled_passes_goes_on_with_the_same_bits(tmp_path, stop_at, more):
@@ -238,6 +261,7 @@ def test_an_interrupted_run_with_sampled_passes_goes_on_with_the_same_bits(tmp_p
     assert same_bits(second, run(config))
 
 
+@pytest.mark.usefixtures("small_samples")
 @pytest.mark.parametrize("n_items", [1, 2, 7])
 def test_tiny_catalogs_and_users_with_everything_or_nothing(n_items):
     mask = np.random.default_rng(0).random((9, n_items)) < 0.4

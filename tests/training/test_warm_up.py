@@ -12,6 +12,7 @@ from rgals.data.shards import InMemoryInteractions
 from rgals.execution import InProcessExecutor
 from rgals.numerics.loss import LOSS_NAMES
 from rgals.numerics.sparse import InteractionRows
+from rgals.training import reexpanding_solver
 from rgals.training.config import TrainingConfig
 from rgals.training.reexpanding_solver import make_solver
 from tests.training.runs import planted
@@ -37,6 +38,7 @@ def compiled():
 
 def watch_sweeps():
     """Train each kind of loss on each kind of interactions; print what the sweeps compile."""
+    reexpanding_solver.LEAST_SAMPLE = 1
     options = ({}, {"pass_fraction": 0.4, "sampled_sweeps": 1}, {"user_exponent": -0.3, "beta": 0.2})
     sources = (FrozenInteractions, InMemoryInteractions)
     for loss, is_weighted, more, source in itertools.product(LOSS_NAMES, (False, True), options, sources):

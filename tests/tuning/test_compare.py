@@ -56,6 +56,30 @@ def test_every_model_has_the_same_number_of_trials_and_the_first_is_its_defaults
     assert by_name["softmax-cosine"] > by_name["popularity"]
 
 
+def test_the_clock_of_a_baselines_best_trial_counts_where_nothing_ran_beside_it(dataset, tmp_path):
+    class Pair(InProcessExecutor):
+        n_workers = 2
+
+    def timed(events):
+        return {event.model for event in events if isinstance(event, RoundEvent) and event.stage == "curve"}
+
+    models, events = ("rg2", "ials"), []
+    for record in run_comparison(dataset, tmp_path, models=models, budget=3, listener=events.append).records:
+        best = next(trial.result for trial in record.trials if trial.number == record.best.number)
+        assert (record.curve.curve == best.curve) == (record.contender.name == "ials")
+    assert timed(events) == {"rg2"}
+    # What another run has timed is not known to have been alone.
+    with ComparisonFolder(tmp_path) as folder:
+        folder.open(*opening(dataset, models=models, budget=3), resume=True)
+        folder.drop_measurements(models)
+    again = []
+    run_comparison(dataset, tmp_path, models=models, budget=3, listener=again.append)
+    assert timed(again) == {"rg2", "ials"}
+    crowd = []
+    run_comparison(dataset, tmp_path / "crowd", models=models, executor=Pair(1), listener=crowd.append)
+    assert timed(crowd) == {"rg2", "ials"}
+
+
 def test_the_test_part_is_ranked_by_a_model_of_all_that_may_be_known(dataset, tmp_path):
     [record] = run_comparison(dataset, tmp_path, models=("rg2",)).records
     best = record.best.result
@@ -160,7 +184,7 @@ def test_another_protocol_of_the_test_fits_and_ranks_again_and_keeps_the_search(
 
 def test_a_budget_of_seconds_ends_the_search(dataset, tmp_path):
     found = run_comparison(dataset, tmp_path, models=("rg2", "popularity"), budget=None, budget_s=0.2)
-    assert sum(trial.charged_s for trial in found.records[0].trials) >= 0.15, "its last moments are not kept"
+    assert sum(trial.charged_s for trial in found.records[0].trials) >= 0.1, "its last moments are not kept"
     assert len(found.records[1].trials) == 1
 
 

@@ -153,6 +153,9 @@ def test_users_that_no_training_sees_are_folded_in(tmp_path):
 
 
 def test_graded_gains_change_the_numbers(tmp_path):
+    def graded(user, item):
+        return 1 + 6 * (item % 3 == 0)
+
     parts = planted_parts()
     plain = write_weighted(tmp_path / "plain", N_USERS, N_ITEMS, parts)
     weighted = write_weighted(
@@ -163,9 +166,9 @@ def test_graded_gains_change_the_numbers(tmp_path):
         for dataset in (plain, weighted)
         for gains in ("binary", "graded")
     }
-    binary, graded = (results[weighted, gains] for gains in ("binary", "graded"))
-    assert [point.objective for point in binary.curve] == [point.objective for point in graded.curve]
-    assert all(one.ndcg != two.ndcg for one, two in zip(binary.curve, graded.curve, strict=True))
+    first, second = (results[weighted, gains] for gains in ("binary", "graded"))
+    assert [point.objective for point in first.curve] == [point.objective for point in second.curve]
+    assert all(one.ndcg != two.ndcg for one, two in zip(first.curve, second.curve, strict=True))
     assert results[plain, "binary"].best_ndcg == results[plain, "graded"].best_ndcg, "with weights of 1 they are one"
     assert search_identity(plain, OPTIONS) != search_identity(plain, replace(OPTIONS, gains="graded"))
 
