@@ -17,13 +17,14 @@ from jobs.executor_options import (
     WorkersOption,
     read_executor_options,
 )
-from jobs.report_details import describe_run
+from jobs.report_details import TitleColumnsOption, TitlesOption, add_titles, describe_run
 from jobs.training_plan import check_training
 from rgals.data.dataset import Dataset
 from rgals.data.storage import Folder, redact
 from rgals.errors import CapacityError, InputError, OutputExistsError, RgalsError
 from rgals.evaluation.page import write_page
 from rgals.evaluation.report import REPORT_NAME, write_report
+from rgals.evaluation.titles import TitleTable
 from rgals.execution import ExecutorOptions, open_executor
 from rgals.tuning.compare import Comparison
 from rgals.tuning.compare import compare as compare_models
@@ -83,6 +84,8 @@ def compare(
         str | None,
         typer.Option(metavar="NAME", help="The model that all are compared with.", show_default="best by validation"),
     ] = None,
+    titles: TitlesOption = None,
+    title_columns: TitleColumnsOption = "item_id,title",
     executor: ExecutorOption = "in-process",
     threads: ThreadsOption = None,
     address: AddressOption = None,
@@ -114,6 +117,7 @@ def compare(
     if reference is not None and reference not in options.models:
         raise InputError(f"--reference: expected one of {', '.join(options.models)}, found {reference!r}")
     where = read_executor_options(executor, threads, address, workers, worker_cpus)
+    table = None if titles is None else TitleTable.open(titles, title_columns)
     opened = Dataset.open(dataset)
     place = _output_folder(output)
     with ComparisonFolder(place / "comparison") as folder:
@@ -129,7 +133,7 @@ def compare(
         finally:
             folder.keep_time()
         provenance = describe_run(opened, folder.started_at, where).model_copy(update={"seconds": folder.seconds})
-        report = build_comparison_report(found, opened, provenance, reference=reference)
+        report = add_titles(build_comparison_report(found, opened, provenance, reference=reference), table)
         write_report(report, place / REPORT_NAME)
         write_page(report, place / _PAGE_NAME)
     print_table(report)

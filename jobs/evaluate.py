@@ -23,7 +23,14 @@ from jobs.executor_options import (
     WorkersOption,
     read_executor_options,
 )
-from jobs.report_details import add_titles, describe_baseline, describe_run, describe_training
+from jobs.report_details import (
+    TitleColumnsOption,
+    TitlesOption,
+    add_titles,
+    describe_baseline,
+    describe_run,
+    describe_training,
+)
 from rgals.artifact.alignment import align_to_dataset
 from rgals.artifact.model import Model
 from rgals.baselines.implicit_als import IalsOptions, fit_ials
@@ -90,12 +97,8 @@ def evaluate(
     per_user: Annotated[
         bool, typer.Option("--per-user", help="Write every user's values to a Parquet file beside the report.")
     ] = False,
-    titles: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Titles to show for items: a CSV, JSON Lines or Parquet file.")
-    ] = None,
-    title_columns: Annotated[
-        str, typer.Option(metavar="ITEM,TITLE", help="Its columns of item ids and of titles.")
-    ] = "item_id,title",
+    titles: TitlesOption = None,
+    title_columns: TitleColumnsOption = "item_id,title",
     ials_factors: Annotated[
         int | None, typer.Option(help="Factors of the iALS baseline.", show_default="those of the model")
     ] = None,

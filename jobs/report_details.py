@@ -1,9 +1,12 @@
-"""What ``rgals evaluate`` knows beside the measured numbers: how a model was trained, and the run itself."""
+"""What a report holds beside the measured numbers: how a model was trained, the run itself, titles of items."""
 
 import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from rgals.artifact.model import Model
 from rgals.data.dataset import Dataset
@@ -14,7 +17,21 @@ from rgals.execution import ExecutorOptions
 from rgals.numerics.loss import LOSS_NAMES
 from rgals.numerics.threads import available_threads
 
-__all__ = ["add_titles", "describe_baseline", "describe_run", "describe_training", "name_executor", "recorded_command"]
+__all__ = [
+    "TitleColumnsOption",
+    "TitlesOption",
+    "add_titles",
+    "describe_baseline",
+    "describe_run",
+    "describe_training",
+    "name_executor",
+    "recorded_command",
+]
+
+TitlesOption = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Titles to show for items: a CSV, JSON Lines or Parquet file.")
+]
+TitleColumnsOption = Annotated[str, typer.Option(metavar="ITEM,TITLE", help="Its columns of item ids and of titles.")]
 
 _TRIVIAL = ("popularity", "random")
 _RG_LOSSES = tuple(name for name in LOSS_NAMES if name != "ials")

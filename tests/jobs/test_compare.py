@@ -50,6 +50,17 @@ def test_a_report_and_a_page_are_written(dataset, tmp_path):
     assert "popularity (2/2): ranking the test part" in found.stderr
 
 
+def test_titles_of_a_table_are_shown_for_items(dataset, tmp_path):
+    plain = ("--models", "popularity", "--output", tmp_path / "r", *QUICK)
+    run_compare(dataset, *plain)
+    report = read_report(tmp_path / "r" / "report.json")
+    shown = report.sample_users[0].lists["popularity"][0].item_id
+    (tmp_path / "items.csv").write_text(f"item_id,title\n{shown},The Third Man\n")
+    run_compare(dataset, *plain, "--titles", tmp_path / "items.csv")
+    assert read_report(tmp_path / "r" / "report.json").titles == {shown: "The Third Man"}
+    assert ">The Third Man</li>" in (tmp_path / "r" / "report.html").read_text()
+
+
 def test_the_same_command_goes_on(dataset, tmp_path):
     run_compare(dataset, "--models", "rg2", "--output", tmp_path, *QUICK)
     first = json.loads((tmp_path / "report.json").read_text())
