@@ -121,7 +121,7 @@ class RankingALS(Queries):
         cg_steps: int = 3,
         start_sweeps: int = 6,
         start_reg: float = 0.1,
-        n_hard: int = 50,
+        n_hard: int = 20,
         eta: float = 0.25,
         kappa: float = 1.5,
         pass_fraction: float = 1.0,

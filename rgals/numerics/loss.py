@@ -91,7 +91,7 @@ class Loss:
     beta: float = 0.0
     user_exponent: float = 0.0
     item_exponent: float = 0.0
-    n_hard: int = 50
+    n_hard: int = 20
     eta: float = 0.25
     kappa: float = 1.5
 

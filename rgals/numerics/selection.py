@@ -51,6 +51,16 @@ def keep_best(scores: Weights, items: Rows, count: int, n_best: int) -> None:
 
 
 @kernel
+def _any_above(chunk: Weights, threshold: np.float32) -> bool:
+    """Tell whether any of `_CHUNK` scores is above a threshold."""
+    # A fixed number of terms as wide as the scores, so that the loop becomes vector instructions.
+    n_above = np.float32(0)
+    for j in range(_CHUNK):
+        n_above += np.float32(1) if chunk[j] > threshold else np.float32(0)
+    return n_above > 0
+
+
+@kernel
 def collect_tile(
     tile: Factors,
     first_item: int,
@@ -90,19 +100,16 @@ def collect_tile(
             cursor += 1
         cursors[u] = cursor
         threshold, count = thresholds[u], counts[u]
+        best, names = scores[u], items[u]
         for start in range(0, width, _CHUNK):
-            stop = min(start + _CHUNK, width)
-            # Counted in float32, as wide as the scores, so that the loop becomes vector instructions.
-            n_above = np.float32(0)
-            for j in range(start, stop):
-                n_above += np.float32(1) if row[j] > threshold else np.float32(0)
-            if n_above == 0:
+            n_here = min(_CHUNK, width - start)
+            if n_here == _CHUNK and not _any_above(row[start : start + _CHUNK], threshold):
                 continue
-            for j in range(start, stop):
-                if row[j] > threshold:
-                    scores[u, count] = row[j]
-                    items[u, count] = first_item + j
-                    count += 1
+            for j in range(start, start + n_here):
+                # Written in any case, kept by moving on: a branch would be mispredicted.
+                best[count] = row[j]
+                names[count] = first_item + j
+                count += 1 if row[j] > threshold else 0
             if count > room:
                 keep_best(scores[u], items[u], count, n_best)
                 count = n_best

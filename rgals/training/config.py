@@ -70,7 +70,7 @@ class TrainingConfig(BaseModel):
     """Sweeps of rgx from which rg-softmax starts; counted in n_sweeps, not used from a given starting model."""
     start_reg: _Finite = Field(default=0.1, ge=0)
     """Ridge of these sweeps per unit of a row's total weight."""
-    n_hard: int = Field(default=50, ge=0, le=100_000)
+    n_hard: int = Field(default=20, ge=0, le=100_000)
     """Hard negatives of each user whose curvature rg-softmax keeps one by one."""
     eta: _Finite = Field(default=0.25, ge=0)
     """Damping of the observed entries of rg-softmax: curvature added per unit of weight."""

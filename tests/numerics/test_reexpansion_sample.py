@@ -92,6 +92,7 @@ def test_a_sampled_expansion_is_that_of_its_definition(scale: float, n_hard: int
     np.testing.assert_allclose((curvatures + spread)[expected], own[expected], rtol=1e-3, atol=1e-4 * own.max())
 
 
+@pytest.mark.slow
 def test_the_stated_error_is_that_of_the_estimates() -> None:
     problem = Problem(n_users=8, n_items=300, scale=0.5)
     loss = make_loss(0)
