@@ -317,6 +317,7 @@ class _Pass:
                 continue
             mask_tile(scores, first, observed, cursors, ends)
             hard.collect(scores, first, observed, cursors, cursors)  # nothing is left to overwrite
+            np.maximum(scores, _ABSENT, out=scores)  # a row may have nothing but observed items
             scores += sample.log_weights[first:last]
             bounds[:] = np.inf
             sums.add(scores, bounds, exponentials, items, sample.spreads[first:last])

@@ -97,7 +97,7 @@ def add_squares(
         for c in range(row.size):
             total += spreads[c] * row[c] * row[c]
         old = np.exp(np.float64(former[u] - largest[u]))
-        new = np.exp(np.float64(maxima[u] - largest[u])) if maxima[u] > -np.inf else 0.0
+        new = np.exp(np.float64(maxima[u] - largest[u]))
         squares[u] = old * old * squares[u] + new * new * np.float64(total)
 
 

@@ -57,7 +57,7 @@ def _any_above(chunk: Weights, threshold: np.float32) -> bool:
     n_above = np.float32(0)
     for j in range(_CHUNK):
         n_above += np.float32(1) if chunk[j] > threshold else np.float32(0)
-    return n_above > 0
+    return bool(n_above > 0)
 
 
 @kernel
