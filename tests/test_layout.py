@@ -102,7 +102,7 @@ def test_tests_mirror_the_packages_and_none_is_skipped() -> None:
     assert tests
     marks = ("pytest.mark." + "skip", "pytest." + "skip(", "pytest.mark." + "xfail", "importor" + "skip")
     assert not [relative(path) for path in tests for mark in marks if mark in path.read_text()]
-    packages = {path.parent.name.removeprefix("_") for path in MODULES if path.parent.parent.name == "rgals"}
+    packages = {path.parent.name.removeprefix("_") for path in MODULES if path.parent.parent == REPOSITORY / "rgals"}
     assert packages <= {path.name for path in (REPOSITORY / "tests").iterdir() if path.is_dir()}
 
 

@@ -6,8 +6,10 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import psutil
+from ray._common.utils import get_default_ray_temp_dir
 
 from rgals.execution import Executor, ExecutorOptions, open_executor
 
@@ -19,6 +21,11 @@ def open_local(workers: int, **options: object) -> Executor:
     """Start a local Ray with workers of one CPU each."""
     fields = {"worker_cpus": 1, "object_store_bytes": STORE_BYTES, **options}
     return open_executor(ExecutorOptions("ray", workers=workers, **fields))  # type: ignore[arg-type]
+
+
+def make_default_folder() -> None:
+    """Make the folder where Ray notes the address of the last cluster, which a machine new to Ray lacks."""
+    Path(get_default_ray_temp_dir()).mkdir(exist_ok=True)
 
 
 def wait_until(is_so: Callable[[], bool], what: str) -> None:

@@ -20,7 +20,7 @@ from rgals.execution import Executor, ExecutorOptions, open_executor
 from rgals.execution.local_ray import PrivateSession
 from rgals.execution.ray_backend import _read_environment_again, cluster_status
 from tests.execution import tasks
-from tests.execution.ray_clusters import STORE_BYTES, are_gone, descendants, open_local, wait_until
+from tests.execution.ray_clusters import STORE_BYTES, are_gone, descendants, make_default_folder, open_local, wait_until
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -118,6 +118,7 @@ class Nodes:
     def __init__(self) -> None:
         self.session = PrivateSession()
         _read_environment_again()
+        make_default_folder()
         self.cluster: Any = Cluster(
             initialize_head=True,
             head_node_args={

@@ -9,9 +9,10 @@ import tempfile
 from pathlib import Path
 
 import psutil
-from ray._common.utils import get_default_ray_temp_dir
 from ray._raylet import AuthenticationTokenLoader, Config
 from ray.cluster_utils import Cluster
+
+from tests.execution.ray_clusters import make_default_folder
 
 STORE_BYTES = 100 << 20
 _HEALTH = {
@@ -43,7 +44,7 @@ class SmallCluster:
         self._before = {name: os.environ.get(name) for name in self.environment}
         os.environ.update(self.environment)
         _read_environment_again()
-        Path(get_default_ray_temp_dir()).mkdir(exist_ok=True)  # where Ray notes the address of the last cluster
+        make_default_folder()
         self._store_bytes, self._node_cpus = store_bytes, node_cpus
         self._cluster = Cluster(
             initialize_head=True,
