@@ -43,6 +43,15 @@ def _row_method(method: int, n_entries: int, n_factors: int) -> int:
 
 
 @kernel
+def _count_positive(curvatures: Weights, n_entries: int) -> int:
+    """Count the entries that bend the objective."""
+    n_positive = 0
+    for e in range(n_entries):
+        n_positive += 1 if curvatures[e] > 0 else 0
+    return n_positive
+
+
+@kernel
 def _row_objective(
     scores: Weights,
     curvatures: Weights,
@@ -344,7 +353,11 @@ def solve_rows(
             source, index = tile, natural
         objective_before[r] = _row_objective(scores, curvatures, linears, count, row, diagonal, constant)
         way = _row_method(method, count, n_factors)
-        if alpha == 0 or count == 0:
+        # An item that is new to a model with degree weights has degree 0, hence g = 0 and no curvature.
+        n_bent = _count_positive(curvatures, count)
+        if way == METHOD_WOODBURY and n_bent < count:
+            way = METHOD_CHOLESKY  # Woodbury divides by curvatures
+        if n_bent == 0:
             is_solved = _divide(source, index, count, linears, diagonal, constant, row)
         elif way == METHOD_CG:
             is_solved = _descend(
@@ -359,7 +372,7 @@ def solve_rows(
             is_solved = _solve_cholesky(
                 source, index, count, curvatures, linears, diagonal, constant, scaled, small, right, row
             )
-        if way != METHOD_CG or alpha == 0 or count == 0:
+        if way != METHOD_CG or n_bent == 0:
             score_entries(source, index, count, row, scores)
         objective_after[r] = _row_objective(scores, curvatures, linears, count, row, diagonal, constant)
         status[r] = 0 if is_solved and np.isfinite(objective_after[r]) else 1

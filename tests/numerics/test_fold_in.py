@@ -69,6 +69,20 @@ def test_stored_arrays_give_the_same_system() -> None:
     np.testing.assert_array_equal(again.solve(rows), built.solve(rows))
 
 
+@pytest.mark.parametrize("name", ["rg2", "rgx", "ials", "rg-softmax"])
+def test_an_item_that_nobody_had_in_training_says_nothing_under_degree_weights(name: str) -> None:
+    items = random_items(1, 8, 4)
+    items[5] = 0  # what training leaves of an item without interactions
+    degrees = np.array([3, 1, 4, 1, 5, 0, 2, 6])
+    system = UserSystem.build(items, Loss(name, 0.5, 0.1, item_exponent=-0.3), degrees)
+    pairs = [(0, 1), (0, 5), (0, 6), (1, 5), (2, 1), (2, 6)]
+    rows = InteractionRows.from_pairs(*(np.array(side) for side in zip(*pairs, strict=True)), None, 3, 8)
+    found = system.solve(rows)
+    assert np.isfinite(found).all()
+    assert not found[1].any()
+    np.testing.assert_allclose(found[0], found[2], rtol=1e-3, atol=1e-5)
+
+
 def test_a_user_without_interactions_gets_zeros() -> None:
     rows = InteractionRows(np.zeros(3, np.int64), np.empty(0, np.int32), None, 5)
     users = UserSystem.build(random_items(0, 5, 3), Loss("rg2", 0.5, 0.1), np.ones(5, np.int64)).solve(rows)

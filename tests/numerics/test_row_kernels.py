@@ -49,8 +49,12 @@ class RowProblem:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("method", [*EXACT_WAYS, METHOD_CG])
-def test_every_way_gives_the_dense_solution(seed: int, method: int) -> None:
+@pytest.mark.parametrize("has_zeros", [False, True])
+def test_every_way_gives_the_dense_solution(seed: int, method: int, has_zeros: bool) -> None:
     problem = RowProblem(seed)
+    if has_zeros:  # as of items that are new to a model with degree weights
+        assert problem.rows.weights is not None
+        problem.rows.weights[::3] = 0
     factors, _, after, status = problem.solve(method, cg_steps=40)
     assert (status == 0).all()
     for row in range(problem.rows.n_rows):
