@@ -107,8 +107,8 @@ def explain_user(
     entries = item_factors[row.columns_of(0)].astype(np.float64)
     n_factors = item_factors.shape[1]
     pull = arrays.linear if loss.is_softmax_expansion else np.zeros(n_factors)
-    if background[0] == 0 and not weights.size:
-        return ExplainedUser(row.columns_of(0), entries, np.zeros(n_factors))
+    if background[0] == 0 and not weights.any():
+        return ExplainedUser(row.columns_of(0), np.zeros_like(entries), np.zeros(n_factors))
     if loss.is_reexpanded:
         return _explain_softmax(stored, row, item_factors, loss, arrays, item_degrees, weight_scale, ridge)
     system = background[0] * arrays.gram + loss.alpha * (entries.T * weights) @ entries + ridge * np.eye(n_factors)

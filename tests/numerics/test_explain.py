@@ -44,6 +44,16 @@ def test_the_parts_are_those_of_the_training_solution(loss, row, item_factors):
         assert total == pytest.approx(float(system.solve(row)[0] @ vector), abs=1e-4)
 
 
+@pytest.mark.parametrize("row", [one_row([1]), one_row([1, 2])])
+def test_an_item_that_nobody_had_in_training_has_no_part_under_degree_weights(row, item_factors):
+    degrees, loss = np.array([3, 0, 4, 1, 5]), Loss("rg2", 0.5, 0.1, item_exponent=-0.3)
+    item_factors[1] = 0
+    system = UserSystem.build(item_factors, loss, degrees)
+    explained = explain_user(row, item_factors, loss, system.arrays, degrees, 1.0)
+    np.testing.assert_allclose(explained.responses.sum(axis=0) + explained.background, system.solve(row)[0], atol=1e-5)
+    assert not explained.responses[0].any()
+
+
 def test_each_part_is_the_response_to_one_interaction_alone(item_factors):
     loss = Loss("rg2", 0.5, 0.1)
     q = item_factors.astype(np.float64)
