@@ -30,6 +30,9 @@ METHOD_EXACT = 3
 _TILE_FLOATS = 1 << 17
 """Rows whose entries fit into this many floats (half a second-level cache) are copied together once."""
 
+_DIVISION = -1
+"""The way of a row whose matrix is diagonal."""
+
 _GRAM_ENTRIES = 256
 """Entries per matrix product when the d by d matrix of a long row is formed."""
 
@@ -43,12 +46,19 @@ def _row_method(method: int, n_entries: int, n_factors: int) -> int:
 
 
 @kernel
-def _count_positive(curvatures: Weights, n_entries: int) -> int:
-    """Count the entries that bend the objective."""
-    n_positive = 0
+def _choose_way(method: int, curvatures: Weights, n_entries: int, n_factors: int) -> int:
+    """Choose how a row is solved, entries without curvature considered.
+
+    There are some where alpha is 0, and where an item is new to a model with degree weights: its degree is 0.
+    """
+    n_bent = 0
     for e in range(n_entries):
-        n_positive += 1 if curvatures[e] > 0 else 0
-    return n_positive
+        n_bent += 1 if curvatures[e] > 0 else 0
+    if n_bent == 0:
+        return _DIVISION
+    way = _row_method(method, n_entries, n_factors)
+    # Woodbury divides by curvatures.
+    return METHOD_CHOLESKY if way == METHOD_WOODBURY and n_bent < n_entries else way
 
 
 @kernel
@@ -352,12 +362,8 @@ def solve_rows(
         if count <= tile.shape[0]:
             source, index = tile, natural
         objective_before[r] = _row_objective(scores, curvatures, linears, count, row, diagonal, constant)
-        way = _row_method(method, count, n_factors)
-        # An item that is new to a model with degree weights has degree 0, hence g = 0 and no curvature.
-        n_bent = _count_positive(curvatures, count)
-        if way == METHOD_WOODBURY and n_bent < count:
-            way = METHOD_CHOLESKY  # Woodbury divides by curvatures
-        if n_bent == 0:
+        way = _choose_way(method, curvatures, count, n_factors)
+        if way == _DIVISION:
             is_solved = _divide(source, index, count, linears, diagonal, constant, row)
         elif way == METHOD_CG:
             is_solved = _descend(
@@ -372,7 +378,7 @@ def solve_rows(
             is_solved = _solve_cholesky(
                 source, index, count, curvatures, linears, diagonal, constant, scaled, small, right, row
             )
-        if way != METHOD_CG or n_bent == 0:
+        if way != METHOD_CG:
             score_entries(source, index, count, row, scores)
         objective_after[r] = _row_objective(scores, curvatures, linears, count, row, diagonal, constant)
         status[r] = 0 if is_solved and np.isfinite(objective_after[r]) else 1
