@@ -1,7 +1,7 @@
 """The figures of docs/objective.md, computed from the losses on one small example.
 
     python benchmarks/objective_figures.py                       writes four SVG files into docs/figures
-    python benchmarks/objective_figures.py --output /tmp/figures
+    python benchmarks/objective_figures.py --output figures      writes them elsewhere
 
 The example is a model with one factor: a user with 20 interactions in a catalog of 1000 items, 50 of which suit the
 user. Item factors are fixed, so that every loss is a curve over the user's factor. RG× and RG² are those of
