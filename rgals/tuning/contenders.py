@@ -221,7 +221,7 @@ CONTENDERS: dict[str, Contender] = {
         Contender(
             "rg-softmax", "RG, re-expanded to softmax", "rg",
             family_space(_SOFTMAX, "rg-softmax"), 20, 4, "rg-softmax",
-            # Half of the seconds and no worse a model: docs/decisions/0014.
+            # Fewer seconds and no worse a model: docs/decisions/0014.
             fixed={"pass_fraction": 0.2, "sampled_sweeps": 3},
         ),
         Contender(
