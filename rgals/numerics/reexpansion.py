@@ -164,9 +164,10 @@ def expand(
 
     From a sample, the partition sum and the sum of the slope are the exact sum over the observed items plus that over
     the others in the sample, each divided by its expected number of draws: without bias. Their ratio, the slope, and
-    the logarithm in the loss have one of the order of the variance. Hard negatives are those of the sample. The standard error of a loss is that of independent draws, ``c sqrt(sum w (w - 1) p^2)`` with the
-    weights w: at most, since the draws are spread evenly. The errors of users who share a sample may all point the
-    same way, so that their sum is the most that the error of the sum can be.
+    the logarithm in the loss have a bias of the order of the variance. Hard negatives are those of the sample. The
+    standard error of a loss is that of independent draws, ``c sqrt(sum w (w - 1) p^2)`` with the weights w: at most,
+    since the draws are spread evenly. The errors of users who share a sample may all point the same way, so that
+    their sum is the most that the error of the sum can be.
     """
     n_users = rows.n_rows
     scored = _Scored.of(items, rows, log_prior, sample)
