@@ -15,15 +15,15 @@ __all__ = ["check_k", "find_rows", "ids_of_rows", "several_ids"]
 _FEW_IDS = 16
 
 
-def check_k(k: int, n_rows: int, what: str) -> None:
+def check_k(k: int, n_rows: int | None, what: str) -> None:
     """Refuse a list length outside 1 to the number of rows.
 
     Parameters
     ----------
     k : int
         The length asked for.
-    n_rows : int
-        How many there are.
+    n_rows : int or None
+        How many there are; None allows any length of at least 1.
     what : str
         What they are, for the message: ``"items"``, ``"users"``.
 
@@ -32,8 +32,10 @@ def check_k(k: int, n_rows: int, what: str) -> None:
     InputError
         If ``k`` is not an integer in that range.
     """
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= n_rows:
-        raise InputError(f"k: expected an integer from 1 to {n_rows}, the number of {what}, found {k!r}")
+    is_integer = isinstance(k, int | np.integer) and not isinstance(k, bool)
+    if not is_integer or k < 1 or (n_rows is not None and k > n_rows):
+        most = "on" if n_rows is None else f"to {n_rows}, the number of {what}"
+        raise InputError(f"k: expected an integer from 1 {most}, found {k!r}")
 
 
 def several_ids(name: str, ids: Iterable[Id]) -> list[Id]:

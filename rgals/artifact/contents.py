@@ -13,6 +13,7 @@ from rgals.names import Factors, Float64Array, Offsets, Rows
 from rgals.numerics.fold_in import FoldInArrays, UserSystem
 from rgals.numerics.loss import Loss
 from rgals.numerics.sparse import InteractionRows
+from rgals.numerics.topk import find_not_finite
 
 __all__ = ["Id", "ModelContents", "RankingContents", "gather_rows"]
 
@@ -36,6 +37,11 @@ class RankingContents:
 
     item_factors: Factors
     popularity: Offsets
+
+    @cached_property
+    def are_items_finite(self) -> bool:
+        """Whether no item factor is NaN or infinite; looked at once."""
+        return find_not_finite(self.item_factors)[0] == 0
 
     @cached_property
     def popular_rows(self) -> Rows:

@@ -4,20 +4,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rgals.artifact.arguments import find_rows
+import numpy as np
+
+from rgals.artifact.arguments import check_k, find_rows, ids_of_rows
 from rgals.artifact.contents import Id, ModelContents
+from rgals.artifact.explain import Explanation, explain_request
+from rgals.artifact.item_index import ItemIndex
 from rgals.artifact.model_reader import Verification, read_model
+from rgals.artifact.queries import RankingRequest, answer_requests, interactions_of, prepare_query, rank_queries
 from rgals.artifact.recommend import (
     Fallback,
     History,
     ItemFilter,
     Recommendations,
-    recommend_history,
     recommend_users,
 )
 from rgals.artifact.similar import Neighbors, find_neighbors
 from rgals.data.ids import IdDictionary
 from rgals.data.storage import Folder
+from rgals.errors import RgalsError
 from rgals.names import Factors, Offsets
 from rgals.numerics.loss import Loss
 from rgals.numerics.sparse import InteractionRows
@@ -248,8 +253,69 @@ class Model:
             If a weight is not finite and positive, an item is given twice, the history is empty and
             ``fallback`` is ``"none"``, or ``k`` is out of range.
         """
-        item_filter = ItemFilter.build(self.item_ids, exclude_seen, exclude, candidates)
-        return recommend_history(self.contents, history, k, item_filter, fallback, user_id)
+        check_k(k, self.n_items, "items")
+        request = RankingRequest(k, user_id, history, exclude_seen, exclude, candidates, fallback)
+        return rank_queries(self.contents, [prepare_query(self.contents, request)], 1)[0]
+
+    def answer(
+        self, requests: Sequence[RankingRequest], *, n_threads: int | None = None, index: ItemIndex | None = None
+    ) -> list[Recommendations | RgalsError]:
+        """Rank the items for several requests that have nothing in common, together.
+
+        Parameters
+        ----------
+        requests : sequence of RankingRequest
+            What each list is asked for.
+        n_threads : int or None
+            Number of threads; None uses every processor.
+        index : ItemIndex or None
+            Finds the items where it can, see `rgals.artifact.item_index`; None looks at all items.
+
+        Returns
+        -------
+        list of Recommendations or RgalsError
+            One for each request, in their order: the list that `recommend` or `recommend_history` would give, or
+            the error that it would raise. No list depends on the other requests.
+        """
+        return answer_requests(self.contents, requests, n_threads, index)
+
+    def explain(self, request: RankingRequest, items: Sequence[Id], n_listed: int = 10) -> list[Explanation]:
+        """Divide the scores of items among the interactions that they come from.
+
+        Parameters
+        ----------
+        request : RankingRequest
+            Whose scores; as for `answer`. Its filters and its length have no effect.
+        items : sequence of str or int
+            The items.
+        n_listed : int
+            How many of the largest contributions are listed for each.
+
+        Returns
+        -------
+        list of Explanation
+            One for each item, in their order.
+
+        Raises
+        ------
+        UnknownIdError
+            If the model does not hold an item, or as `recommend_history`.
+        InputError
+            If nothing but popularity ranks for the request, or ``n_listed`` is negative.
+        """
+        return explain_request(self.contents, request, items, n_listed)
+
+    def history(self, user_id: Id) -> list[tuple[Id, float]]:
+        """Give a user's training interactions: item ids in ascending order, with their weights.
+
+        Raises
+        ------
+        UnknownIdError
+            If the model does not hold the user.
+        """
+        rows = interactions_of(self.contents, self.user_ids.row_of(user_id))
+        items = ids_of_rows(self.item_ids, rows.columns.astype(np.int64))
+        return list(zip(items, rows.weights_of(0).tolist(), strict=True))
 
     def similar_items(self, item_id: Id, k: int = 10, *, n_threads: int | None = None) -> Neighbors:
         """Find the items whose factors point the same way.

@@ -1,9 +1,8 @@
-"""Ranked lists for known users, for new users by fold-in, and by popularity; ``docs/top-k-contract.md``."""
+"""Ranked lists of many known users under one filter, by factors or by popularity; ``docs/top-k-contract.md``."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from rgals.artifact.arguments import check_k, find_rows, ids_of_rows, several_id
 from rgals.artifact.contents import Id, ModelContents, RankingContents, gather_rows
 from rgals.data.ids import IdDictionary
 from rgals.errors import InputError, UnknownIdError
-from rgals.names import BoolArray, Factors, Offsets
+from rgals.names import BoolArray, Factors, Offsets, Rows
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.topk import TopK, top_k
 
@@ -19,11 +18,13 @@ __all__ = [
     "Fallback",
     "History",
     "ItemFilter",
+    "RankedRows",
     "Recommendations",
     "Source",
+    "check_fallback",
     "rank_users",
-    "recommend_history",
     "recommend_users",
+    "to_recommendations",
 ]
 
 Source: TypeAlias = Literal["factors", "fold_in", "popular"]
@@ -55,6 +56,10 @@ class Recommendations:
         What ranked the items.
     unknown_items : list of str or int
         Ids from ``exclude``, ``candidates`` or the history that the model does not hold; they had no effect.
+    is_known_user : bool or None
+        Whether the model holds ``user_id``; None where no user was named.
+    is_exact : bool
+        Whether all items were looked at; else an index found them, and may have missed one.
     """
 
     user_id: Id | None
@@ -63,6 +68,33 @@ class Recommendations:
     exhausted: bool
     source: Source
     unknown_items: list[Id] = field(default_factory=list)
+    is_known_user: bool | None = None
+    is_exact: bool = True
+
+
+class RankedRows(NamedTuple):
+    """A ranked list in rows.
+
+    Parameters
+    ----------
+    items : int32 array
+        Item rows, the best first; from the first -1 on there is nothing.
+    scores : float32 array
+        Their scores.
+    k : int
+        Length that was asked for; what the list has beyond it is cut.
+    user_id, source, unknown_items, is_known_user, is_exact
+        As in `Recommendations`.
+    """
+
+    items: Rows
+    scores: Factors
+    k: int
+    user_id: Id | None
+    source: Source
+    unknown_items: Sequence[Id]
+    is_known_user: bool | None
+    is_exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +172,7 @@ def rank_users(
         seen=seen if item_filter.exclude_seen else None,
         is_allowed=item_filter.is_allowed,
         n_threads=n_threads,
+        are_items_finite=contents.are_items_finite,
     )
     if is_popular.any():
         popular = _rank_popular(contents, k, item_filter)
@@ -160,7 +193,7 @@ def recommend_users(
 ) -> list[Recommendations]:
     """Rank the items for users by id; see `Model.recommend`."""
     check_k(k, contents.n_items, "items")
-    _check_fallback(fallback)
+    check_fallback(fallback)
     wanted = several_ids("user_ids", user_ids)
     rows = find_rows(contents.user_ids, wanted)
     if fallback == "none" and (rows < 0).any():
@@ -170,86 +203,19 @@ def recommend_users(
     lists, is_popular = rank_users(
         contents, contents.user_factors[known], gather_rows(contents.seen, known), k, item_filter, n_threads
     )
-    answers: list[Recommendations] = []
+    ranked: list[RankedRows] = []
     position = 0
+    unknown = item_filter.unknown_items
     for user_id, row in zip(wanted, rows, strict=True):
         if row < 0:
-            answers.append(
-                _answer(contents, user_id, _rank_popular(contents, k, item_filter), 0, "popular", item_filter)
-            )
+            popular = _rank_popular(contents, k, item_filter)
+            ranked.append(RankedRows(popular.items[0], popular.scores[0], k, user_id, "popular", unknown, False))
             continue
         source: Source = "popular" if is_popular[position] else "factors"
-        answers.append(_answer(contents, next(known_ids), lists, position, source, item_filter))
+        items, scores = lists.items[position], lists.scores[position]
+        ranked.append(RankedRows(items, scores, k, next(known_ids), source, unknown, True))
         position += 1
-    return answers
-
-
-def recommend_history(
-    contents: ModelContents,
-    history: History,
-    k: int,
-    item_filter: ItemFilter,
-    fallback: Fallback,
-    user_id: Id | None,
-) -> Recommendations:
-    """Rank the items for a history by fold-in; see `Model.recommend_history`."""
-    check_k(k, contents.n_items, "items")
-    _check_fallback(fallback)
-    weights, unknown = _known_history(contents.item_ids, history)
-    known_id: Id | None = None
-    if user_id is not None:
-        user_row = contents.user_ids.row_of(user_id)
-        known_id = ids_of_rows(contents.user_ids, np.array([user_row]))[0]
-        stored = zip(contents.seen.columns_of(user_row), contents.seen.weights_of(user_row), strict=True)
-        weights = {int(column): float(weight) for column, weight in stored} | weights
-    asked = ItemFilter(
-        item_filter.exclude_seen, item_filter.is_allowed, tuple(dict.fromkeys((*unknown, *item_filter.unknown_items)))
-    )
-    if not weights:
-        if fallback == "popular":
-            return _answer(contents, known_id, _rank_popular(contents, k, asked), 0, "popular", asked)
-        if unknown:
-            raise UnknownIdError(
-                f"history: the model knows none of its {len(unknown)} items, the first is {unknown[0]!r}; "
-                "send items of the training data, or ask for the fallback 'popular'"
-            )
-        raise InputError("history: expected at least one item, found none; or ask for the fallback 'popular'")
-    columns = np.array(sorted(weights), dtype=np.int32)
-    rows = InteractionRows(
-        np.array([0, columns.size], dtype=np.int64),
-        columns,
-        np.array([weights[int(column)] for column in columns], dtype=np.float32),
-        contents.n_items,
-    )
-    lists = top_k(
-        contents.user_system.solve(rows, 1),
-        contents.item_factors,
-        k,
-        seen=rows if asked.exclude_seen else None,
-        is_allowed=asked.is_allowed,
-    )
-    return _answer(contents, known_id, lists, 0, "fold_in", asked)
-
-
-def _known_history(item_ids: IdDictionary, history: History) -> tuple[dict[int, float], list[Id]]:
-    """Divide a history into weights by item row and ids that the dictionary does not hold."""
-    if isinstance(history, Mapping):
-        ids, values = list(history), [float(weight) for weight in history.values()]
-    else:
-        ids = several_ids("history", history)
-        values = [1.0] * len(ids)
-    weights: dict[int, float] = {}
-    unknown: list[Id] = []
-    for item, weight, row in zip(ids, values, find_rows(item_ids, ids), strict=True):
-        if not (math.isfinite(weight) and weight > 0):
-            raise InputError(f"history: item {item!r} has weight {weight}; expected a finite positive number")
-        if row in weights:
-            raise InputError(f"history: item {item!r} is given twice; send one weight for each item")
-        if row < 0:
-            unknown.append(item)
-        else:
-            weights[int(row)] = weight
-    return weights, unknown
+    return to_recommendations(contents, ranked)
 
 
 def _rank_popular(contents: RankingContents, k: int, item_filter: ItemFilter) -> TopK:
@@ -265,20 +231,36 @@ def _rank_popular(contents: RankingContents, k: int, item_filter: ItemFilter) ->
     return TopK(items, scores)
 
 
-def _answer(
-    contents: ModelContents, user_id: Id | None, lists: TopK, position: int, source: Source, item_filter: ItemFilter
-) -> Recommendations:
-    """Translate one ranked list into ids."""
-    n_ranked = int(np.count_nonzero(lists.items[position] >= 0))
-    items = lists.items[position, :n_ranked].astype(np.int64)
-    return Recommendations(
-        user_id,
-        ids_of_rows(contents.item_ids, items),
-        [float(score) for score in lists.scores[position, :n_ranked]],
-        n_ranked < lists.items.shape[1],
-        source,
-        list(item_filter.unknown_items),
-    )
+def to_recommendations(contents: ModelContents, ranked: Sequence[RankedRows]) -> list[Recommendations]:
+    """Translate ranked lists into ids, all at once.
+
+    Parameters
+    ----------
+    contents : ModelContents
+        The model.
+    ranked : sequence of RankedRows
+        The lists.
+    """
+    counts = [min(int(np.count_nonzero(found.items >= 0)), found.k) for found in ranked]
+    pieces = [found.items[:count] for found, count in zip(ranked, counts, strict=True)]
+    ids = ids_of_rows(contents.item_ids, np.concatenate([np.empty(0, dtype=np.int64), *pieces]))
+    answers: list[Recommendations] = []
+    start = 0
+    for found, count in zip(ranked, counts, strict=True):
+        answers.append(
+            Recommendations(
+                found.user_id,
+                ids[start : start + count],
+                found.scores[:count].tolist(),
+                count < found.k,
+                found.source,
+                list(found.unknown_items),
+                found.is_known_user,
+                found.is_exact,
+            )
+        )
+        start += count
+    return answers
 
 
 def _raise_unknown_user(contents: ModelContents, wanted: Sequence[Id], rows: Offsets) -> None:
@@ -289,6 +271,13 @@ def _raise_unknown_user(contents: ModelContents, wanted: Sequence[Id], rows: Off
     )
 
 
-def _check_fallback(fallback: str) -> None:
+def check_fallback(fallback: str) -> None:
+    """Refuse an unknown fallback.
+
+    Raises
+    ------
+    InputError
+        If it is neither ``"none"`` nor ``"popular"``.
+    """
     if fallback not in get_args(Fallback):
         raise InputError(f"fallback: expected 'none' or 'popular', found {fallback!r}")

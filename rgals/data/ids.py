@@ -156,6 +156,33 @@ class IdDictionary:
         ids: list[str] | list[int] = self._values.take(pa.array(wanted)).to_pylist()
         return ids
 
+    def rows_with_prefix(self, prefix: str, limit: int, start: int = 0) -> Offsets:
+        """Give the rows of ids whose text begins with a prefix, in ascending order of the ids.
+
+        Parameters
+        ----------
+        prefix : str
+            The beginning; the empty text finds all.
+        limit : int
+            At most this many rows.
+        start : int
+            How many matches are passed over first.
+
+        Returns
+        -------
+        int64 array of shape (at most ``limit``,)
+            At a cost that grows with ``limit``, and with the number of ids only by its logarithm.
+        """
+        ranges = self._integer_ranges(prefix) if self.kind == "int64" else [self._text_range(prefix)]
+        found: list[Offsets] = []
+        for first, stop in ranges:
+            skipped = min(start, stop - first)
+            start -= skipped
+            taken = min(limit, stop - first - skipped)
+            limit -= taken
+            found.append(np.arange(first + skipped, first + skipped + taken, dtype=np.int64))
+        return np.concatenate([np.empty(0, dtype=np.int64), *found])
+
     def write(self, folder: Folder, name: str) -> None:
         """Write the ids as a Parquet file with the one column ``id``."""
         schema = pa.schema([pa.field(_COLUMN, self._values.type, nullable=False)])
@@ -212,6 +239,33 @@ class IdDictionary:
         rows = np.searchsorted(sorted_ids, keys)
         is_known &= sorted_ids[np.minimum(rows, len(self) - 1)] == keys
         return np.where(is_known, rows, -1).astype(np.int64)
+
+    def _text_range(self, prefix: str) -> tuple[int, int]:
+        """Give the first row whose id begins with a prefix, and the one after the last."""
+        rows, length = range(len(self)), len(prefix)
+        first = bisect.bisect_left(rows, prefix, key=lambda at: self._values[at].as_py())
+        stop = bisect.bisect_right(rows, prefix, lo=first, key=lambda at: self._values[at].as_py()[:length])
+        return first, stop
+
+    def _integer_ranges(self, prefix: str) -> list[tuple[int, int]]:
+        """Give the ranges of rows whose decimal texts begin with a prefix: 12, 120 to 129, 1200 to 1299 and so on."""
+        values = self._values.to_numpy()
+        if prefix in ("", "-"):
+            n_negative = int(np.searchsorted(values, 0))
+            return [(0, len(self) if prefix == "" else n_negative)]
+        if not _CANONICAL_INTEGER.fullmatch(prefix):
+            return []
+        number = int(prefix)
+        bounds: list[tuple[int, int]] = []
+        for power in (10**digits for digits in range(1 if number == 0 else 19)):
+            low, high = number * power, number * power + (power - 1) * (-1 if number < 0 else 1)
+            low, high = max(min(low, high), _FIRST_INT64), min(max(low, high), _LAST_INT64)
+            if low <= high:
+                bounds.append((low, high))
+        return sorted(
+            (int(np.searchsorted(values, low)), int(np.searchsorted(values, high, side="right")))
+            for low, high in bounds
+        )
 
     def _bisect(self, wanted: str | int | None) -> int:
         """Give the row of one id of the dictionary's own type, -1 if it has none."""

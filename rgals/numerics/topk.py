@@ -54,6 +54,7 @@ class _Problem:
     seen: InteractionRows | None
     banned: Rows
     lists: TopK
+    are_items_finite: bool
 
     @property
     def n_items(self) -> int:
@@ -176,6 +177,7 @@ def top_k(
     seen: InteractionRows | None = None,
     is_allowed: BoolArray | None = None,
     n_threads: int | None = None,
+    are_items_finite: bool = False,
 ) -> TopK:
     """Rank all items for each user by ``user_factors @ item_factors.T`` and give the best ``k``.
 
@@ -193,6 +195,8 @@ def top_k(
         Items that may appear in any list; None allows all.
     n_threads : int or None
         Number of threads; None uses every processor.
+    are_items_finite : bool
+        Whether the caller has seen that no item factor is NaN or infinite; else they are looked at.
 
     Returns
     -------
@@ -219,7 +223,7 @@ def top_k(
     _check(users, items, k, seen, is_allowed, n_threads)
     lists = TopK(np.full((len(users), k), -1, dtype=np.int32), np.full((len(users), k), -np.inf, dtype=np.float32))
     banned = np.empty(0, dtype=np.int32) if is_allowed is None else np.flatnonzero(~is_allowed).astype(np.int32)
-    problem = _Problem(users, items, seen, banned, lists)
+    problem = _Problem(users, items, seen, banned, lists, are_items_finite)
     threads = available_threads() if n_threads is None else n_threads
     tiles, use_blas = run_blocks(_choose_tiles, [users.shape[1]], 1)[0]
     blocks = _divide(len(users), tiles, threads)
@@ -248,7 +252,9 @@ def _rank_block(problem: _Problem, block: _Block, use_blas: bool) -> tuple[int, 
     for index, first in enumerate(range(0, problem.n_items, _ITEM_TILE)):
         width = min(_ITEM_TILE, problem.n_items - first)
         factors = _item_tile(problem.item_factors, first)
-        if block.start == 0:  # once is enough, and here the tile is in the cache already
+        if (
+            block.start == 0 and not problem.are_items_finite
+        ):  # once is enough, and here the tile is in the cache already
             n_bad, bad = find_not_finite(factors)
             bad_item = first + bad if bad >= 0 and bad_item < 0 else bad_item
             n_bad_items += n_bad
