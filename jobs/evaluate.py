@@ -1,7 +1,6 @@
 """``rgals evaluate``: a model's ranking metrics on held-out interactions, beside baselines."""
 
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from jobs.compare import compare
 from jobs.console import progress_bar
+from jobs.evaluate_baselines import SoftmaxChoice, fit_baselines, read_baselines
 from jobs.executor_options import (
     AddressOption,
     ExecutorOption,
@@ -33,16 +33,14 @@ from jobs.report_details import (
 )
 from rgals.artifact.alignment import align_to_dataset
 from rgals.artifact.model import Model
-from rgals.baselines.implicit_als import IalsOptions, fit_ials
-from rgals.baselines.model import FittedBaseline, Round, Watch
-from rgals.baselines.simple import fit_popularity, fit_random
+from rgals.baselines.implicit_als import IalsOptions
 from rgals.data.dataset import Dataset
 from rgals.errors import InputError, RgalsError
 from rgals.evaluation.alignment import AlignedModel
 from rgals.evaluation.evaluator import evaluate as evaluate_models
 from rgals.evaluation.page import write_page
 from rgals.evaluation.per_user import per_user_path, write_per_user
-from rgals.evaluation.protocol import EvaluationOptions, HeldOutPart, ScoringModel, read_training
+from rgals.evaluation.protocol import EvaluatedModel, EvaluationOptions
 from rgals.evaluation.report import (
     Difference,
     Measurement,
@@ -57,7 +55,6 @@ from rgals.execution import open_executor
 
 __all__ = ["evaluate", "main"]
 
-_BASELINES = ("popularity", "random", "ials")
 _OBJECT_STORE_SPARE_BYTES = 64 << 20
 """For the blocks of users under way."""
 _SHOWN_FIRST = ("ndcg", "recall", "precision", "map", "mrr", "hit_rate", "coverage", "gini", "popularity")
@@ -73,7 +70,11 @@ def evaluate(
     ],
     k: Annotated[str, typer.Option("--k", "-k", metavar="K,K,...", help="Lengths of the ranked lists.")] = "10,20,100",
     baselines: Annotated[
-        str, typer.Option(metavar="NAME,...", help="Fit and evaluate these too: popularity, random, ials; or none.")
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="Fit and evaluate these too: popularity, random, ials, softmax, softmax-cosine; or none.",
+        ),
     ] = "popularity,ials",
     part: Annotated[str, typer.Option(help="The held-out part: 'test' or 'validation'.")] = "test",
     gains: Annotated[
@@ -105,6 +106,9 @@ def evaluate(
     ials_reg: Annotated[float, typer.Option(help="Ridge of the iALS baseline (implicit's regularization).")] = 0.01,
     ials_alpha: Annotated[float, typer.Option(help="Confidence of an observed entry in the iALS baseline.")] = 1.0,
     ials_sweeps: Annotated[int, typer.Option(help="Sweeps of the iALS baseline (implicit's iterations).")] = 15,
+    softmax_epochs: Annotated[
+        int, typer.Option(min=1, help="Epochs of the softmax baselines, which are not tuned here; rgals compare does.")
+    ] = 60,
     executor: ExecutorOption = "in-process",
     threads: ThreadsOption = None,
     address: AddressOption = None,
@@ -124,7 +128,7 @@ def evaluate(
     if threads is not None and threads < 1:
         raise InputError(f"--threads: expected at least 1, found {threads}; leave it out to use every processor")
     where = read_executor_options(executor, threads, address, workers, worker_cpus)
-    wanted = _read_baselines(baselines)
+    wanted = read_baselines(baselines)
     table = None if titles is None else TitleTable.open(titles, title_columns)
     opened, data = Model.open(model), Dataset.open(dataset)
     shown_name = name or PurePosixPath(opened.location).name
@@ -140,12 +144,13 @@ def evaluate(
     cutoff = int(headline_metric(options.cutoffs).partition("@")[2])
     details = [describe_training(opened, shown_name, cutoff, gains), *map(describe_baseline, wanted)]
     ials = _read_ials(ials_factors or opened.n_factors, ials_reg, ials_alpha, ials_sweeps, seed)
+    softmax = SoftmaxChoice(opened.n_factors, softmax_epochs, seed)
     # The items of a model and of the one before it.
     needed_bytes = 2 * aligned.item_factors.nbytes + _OBJECT_STORE_SPARE_BYTES
     with open_executor(where, needed_object_store_bytes=needed_bytes) as workforce:
-        fitted = _fit_baselines(wanted, data, options.part, trained_on, ials, threads)
+        fitted = fit_baselines(wanted, data, options.part, trained_on, ials, softmax, threads)
         with progress_bar("ranking all items for the held-out users") as progress:
-            models: list[ScoringModel] = [aligned, *fitted]
+            models: list[EvaluatedModel] = [aligned, *fitted]
             found = evaluate_models(
                 models, data, options, details=details, n_threads=threads, executor=workforce, progress=progress
             )
@@ -221,16 +226,6 @@ def _first_problem(error: ValidationError, flags: dict[str, str]) -> str:
     return f"{flags.get(field, f'--{field}')}: {first['msg']}, found {first['input']!r}"
 
 
-def _read_baselines(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if names == ["none"]:
-        return []
-    unknown = [name for name in names if name not in _BASELINES]
-    if unknown:
-        raise InputError(f"--baselines: expected some of {', '.join(_BASELINES)}, found {unknown[0]!r}")
-    return list(dict.fromkeys(names))
-
-
 def _align(model: Model, dataset: Dataset, name: str, part: str, trained_on: tuple[str, ...]) -> AlignedModel:
     """Put a model into the dataset's rows, with what a reader has to know of what it was trained on."""
     aligned = align_to_dataset(model, dataset, name)
@@ -242,42 +237,6 @@ def _align(model: Model, dataset: Dataset, name: str, part: str, trained_on: tup
             *notes,
         )
     return replace(aligned, options={**aligned.options, "trained_on": list(trained_on)}, notes=notes)
-
-
-def _fit_baselines(
-    names: Sequence[str],
-    dataset: Dataset,
-    part: HeldOutPart,
-    trained_on: tuple[str, ...],
-    ials: IalsOptions,
-    threads: int | None,
-) -> list[FittedBaseline]:
-    """Fit them on what the model was trained on, as far as this dataset has it."""
-    if not names:
-        return []
-    rows, parts = read_training(dataset, part, trained_on)
-    fits: dict[str, tuple[int, Callable[[Watch], FittedBaseline]]] = {
-        "popularity": (1, lambda watch: fit_popularity(rows, watch=watch)),
-        "random": (1, lambda watch: fit_random(rows, seed=ials.seed, watch=watch)),
-        "ials": (ials.n_sweeps, lambda watch: fit_ials(rows, ials, n_threads=threads, watch=watch)),
-    }
-    fitted = []
-    for name in names:
-        n_rounds, fit = fits[name]
-        with progress_bar(f"fitting {name}") as progress:
-            found = fit(_watch(progress, n_rounds))
-        fitted.append(replace(found, options={**found.options, "trained_on": list(parts)}))
-    return fitted
-
-
-def _watch(progress: Callable[[int, int | None], None], n_rounds: int) -> Watch:
-    """Make a watch that shows how far a fit is, and never ends it."""
-
-    def look(found: Round) -> bool:
-        progress(found.number, n_rounds)
-        return True
-
-    return look
 
 
 def _print_summary(report: Report) -> None:

@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,13 +15,17 @@ from rich.table import Table
 
 from jobs.console import progress_bar
 from jobs.executor_options import ThreadsOption
+from rgals.artifact.item_index import IndexOptions
 from rgals.artifact.model import Model
 from rgals.artifact.registry import CurrentVersion, Publication
 from rgals.artifact.registry import publish as publish_model
 from rgals.artifact.registry_gate import Gate, GateOptions
+from rgals.artifact.registry_index import attach_index, build_index
 from rgals.artifact.registry_records import Estimate, Judgement
+from rgals.artifact.registry_reports import attach_report, check_report
 from rgals.data.dataset import Dataset
 from rgals.errors import InputError
+from rgals.numerics.threads import available_threads
 
 __all__ = ["publish"]
 
@@ -53,6 +58,22 @@ def publish(
             metavar="N", help="Delete versions beyond the newest N, at least 2.", show_default="all versions are kept"
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="REPORT",
+            help="Report of rgals evaluate for this model, with its page: the service shows them beside the model.",
+        ),
+    ] = None,
+    index: Annotated[
+        bool,
+        typer.Option(
+            "--index", help="Attach an approximate index, for catalogs of some hundred thousand items and more."
+        ),
+    ] = False,
+    index_recall: Annotated[
+        float, typer.Option(metavar="SHARE", help="Least share of the exact lists' items that the index must find.")
+    ] = 0.99,
     threads: ThreadsOption = None,
 ) -> None:
     """Compare a model with the current version and with popularity; copy it into the registry if it holds its own.
@@ -64,21 +85,46 @@ def publish(
     if threads is not None and threads < 1:
         raise InputError(f"--threads: expected at least 1, found {threads}; leave it out to use every processor")
     candidate, data = Model.open(model), Dataset.open(dataset)
+    if report is not None:
+        check_report(report, candidate)
+    if not 0 < index_recall <= 1:
+        raise InputError(f"--index-recall: expected a share above 0 and up to 1, found {index_recall}")
     gate = Gate(candidate, data, options, n_threads=threads)
 
     def judge(current: CurrentVersion | None) -> Judgement:
         with progress_bar("ranking all items for the held-out users") as ranked:
             return gate(current, ranked)
 
+    def attach() -> None:
+        if report is not None:
+            attach_report(registry, candidate, report)
+        if index:
+            _attach_index(registry, candidate, index_recall, threads)
+
     command = shlex.join(["rgals", *sys.argv[1:]])
     with ExitStack() as stack:
         copied = _bar_on_first_call(stack, "copying the model")
         publication = publish_model(
-            registry, candidate, judge, force=force, keep=keep, command=command, progress=copied
+            registry, candidate, judge, force=force, keep=keep, command=command, progress=copied, before=attach
         )
     _print(publication)
     if not publication.is_published:
         raise typer.Exit(1)
+
+
+def _attach_index(registry: str, model: Model, recall: float, threads: int | None) -> None:
+    """Build an index, and attach it if it finds enough; the model is published either way."""
+    with progress_bar("building the index") as progress:
+        built = build_index(model, IndexOptions(gate=recall), threads or available_threads(), progress)
+    record = built.record
+    found = f"finds {record.recall:.2%} of the items of {record.n_users:,} exact lists of {record.options.k}"
+    if not record.is_passed:
+        typer.echo(f"rgals: warning: the index {found}, less than {recall:.2%}, and is not attached", err=True)
+        return
+    attach_index(registry, model, built)
+    Console().print(
+        f"Attached an index of {record.n_bytes / 1e6:,.0f} MB, which {found}", highlight=False, soft_wrap=True
+    )
 
 
 def _bar_on_first_call(stack: ExitStack, description: str) -> Callable[[int, int | None], None]:

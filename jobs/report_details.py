@@ -16,6 +16,7 @@ from rgals.evaluation.titles import TitleTable
 from rgals.execution import ExecutorOptions
 from rgals.numerics.loss import LOSS_NAMES
 from rgals.numerics.threads import available_threads
+from rgals.tuning.contenders import contender_named
 
 __all__ = [
     "TitleColumnsOption",
@@ -33,7 +34,6 @@ TitlesOption = Annotated[
 ]
 TitleColumnsOption = Annotated[str, typer.Option(metavar="ITEM,TITLE", help="Its columns of item ids and of titles.")]
 
-_TRIVIAL = ("popularity", "random")
 _RG_LOSSES = tuple(name for name in LOSS_NAMES if name != "ials")
 """The members of the library's family that are its own; weighted squares are everybody's."""
 
@@ -80,7 +80,8 @@ def describe_training(model: Model, name: str, k: int, gains: str = "binary") ->
 
 def describe_baseline(name: str) -> ModelDetails:
     """Give the family of a baseline."""
-    return ModelDetails(name=name, family="trivial" if name in _TRIVIAL else "other")
+    contender = contender_named(name)
+    return ModelDetails(name=name, family=contender.family)
 
 
 def add_titles(report: Report, table: TitleTable | None) -> Report:

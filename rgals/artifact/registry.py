@@ -193,6 +193,7 @@ def publish(
     keep: int | None = None,
     command: str | None = None,
     progress: Callable[[int, int | None], None] | None = None,
+    before: Callable[[], None] | None = None,
 ) -> Publication:
     """Copy a model into a registry and make it current, if the judge has nothing against it.
 
@@ -213,6 +214,9 @@ def publish(
         The command line, for the history; credentials are taken out.
     progress : callable or None
         Called with the bytes copied and their total.
+    before : callable or None
+        Called once the judge is content or overruled, before the model becomes current: attaches what belongs to
+        it, so that whoever serves the version finds that too.
 
     Returns
     -------
@@ -249,6 +253,9 @@ def publish(
             event = _event("refused", None, former, command, model=summarize_model(model, files), judgement=judgement)
             store.write_event(event)
             return Publication(event)
+        if before is not None:
+            before()
+            before = None
         with store.exclusive():
             if _is_overtaken(store, former):
                 continue

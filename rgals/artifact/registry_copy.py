@@ -45,10 +45,23 @@ class ModelFiles:
             If another model lies there by now, or the manifest names a file outside the folder.
         """
         folder = model.contents.folder
-        payload, files = read_manifest(folder, layout.KIND, layout.FORMAT_VERSION)
-        manifest = folder.read_bytes(MANIFEST_NAME)
+        payload, _ = read_manifest(folder, layout.KIND, layout.FORMAT_VERSION)
+        found = cls.at(folder)
         if payload.get("factor_sha256") != model.factor_checksum:
             raise DataError(f"{folder}: another model was written there since it was opened; publish again")
+        return found
+
+    @classmethod
+    def at(cls, folder: Folder) -> "ModelFiles":
+        """Read the manifest of a model folder.
+
+        Raises
+        ------
+        DataError
+            If there is no model, or the manifest names a file outside the folder.
+        """
+        _, files = read_manifest(folder, layout.KIND, layout.FORMAT_VERSION)
+        manifest = folder.read_bytes(MANIFEST_NAME)
         for name in files:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts:

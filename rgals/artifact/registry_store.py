@@ -91,7 +91,7 @@ class RegistryStore:
                 "new or empty"
             )
         marker = {"kind": _KIND, "format_version": FORMAT_VERSION}
-        store._write(folder, REGISTRY_NAME, (json.dumps(marker) + "\n").encode())
+        store.write_file(folder, REGISTRY_NAME, (json.dumps(marker) + "\n").encode())
         return store
 
     def read_current(self) -> CurrentRecord | None:
@@ -112,7 +112,7 @@ class RegistryStore:
 
     def write_event(self, event: Event) -> None:
         """Add an event to the history."""
-        self._write(self.folder.child(HISTORY_NAME), f"{event.id}.json", encode_record(event))
+        self.write_file(self.folder.child(HISTORY_NAME), f"{event.id}.json", encode_record(event))
 
     def set_current(self, event: Event) -> None:
         """Let an event's version be the current one: the moment at which it happens is the writing of ``CURRENT``.
@@ -128,7 +128,7 @@ class RegistryStore:
         record = CurrentRecord(
             version=event.version, since=event.at, manifest_sha256=event.model.manifest_sha256, event=event
         )
-        self._write(self.folder, CURRENT_NAME, encode_record(record))
+        self.write_file(self.folder, CURRENT_NAME, encode_record(record))
         # It has happened: what fails now must not look like a version that is not current. The event lies in
         # CURRENT, every reader takes it from there, and whoever replaces CURRENT puts it into the history first.
         with suppress(DataError, OSError):
@@ -274,7 +274,7 @@ class RegistryStore:
                 "upgrade rgals"
             )
 
-    def _write(self, folder: Folder, name: str, content: bytes) -> None:
+    def write_file(self, folder: Folder, name: str, content: bytes) -> None:
         """Write a small file whole or not at all: by renaming, or as one object."""
         if folder.local_path is not None:
             replace_file(folder.local_path / name, content)

@@ -60,6 +60,7 @@ __all__ = [
     "check_free",
     "check_report_path",
     "headline_metric",
+    "parse_report",
     "read_report",
     "write_report",
 ]
@@ -347,9 +348,26 @@ def read_report(path: str | Path) -> Report:
         If a newer rgals wrote it.
     """
     try:
-        document = json.loads(Path(path).read_bytes())
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: not a readable report ({error!r}); evaluate again") from error
+    return parse_report(content, str(path))
+
+
+def parse_report(content: bytes, path: str) -> Report:
+    """Read the bytes of a report; as `read_report`.
+
+    Parameters
+    ----------
+    content : bytes
+        What the file holds.
+    path : str
+        Where it is, for messages.
+    """
+    try:
+        document = json.loads(content)
         version = int(document["schema_version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a readable report ({error!r}); evaluate again") from error
     if version > SCHEMA_VERSION:
         raise FormatVersionError(

@@ -165,6 +165,22 @@ def test_a_page_stands_beside_the_report_when_asked_for(folders: tuple[Path, Pat
     assert "r.html" in found.stdout
 
 
+def test_softmax_baselines_have_their_defaults_and_say_so(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    model, dataset = folders
+    options = ("-o", tmp_path / "r.json", "--bootstrap", 0, "--name", "mine", "--softmax-epochs", 3)
+    found = run(model, "-d", dataset, *options, "--baselines", "softmax,softmax-cosine")
+    _, dot, cosine = read_report(tmp_path / "r.json").models
+    assert [(section.name, section.family) for section in (dot, cosine)] == [
+        ("softmax", "softmax"),
+        ("softmax-cosine", "softmax"),
+    ]
+    assert [section.options["scores"] for section in (dot, cosine)] == ["dot", "cosine"]
+    assert [section.options["n_epochs"] for section in (dot, cosine)] == [3, 3]
+    assert dot.options["n_factors"] == Model.open(model).n_factors
+    assert "not tuned" in dot.notes[0]
+    assert "softmax: fitted for 3 epochs with its defaults, not tuned" in found.stderr
+
+
 def test_titles_of_a_table_are_shown_in_place_of_ids(folders: tuple[Path, Path], tmp_path: Path) -> None:
     model, dataset = folders
     (tmp_path / "items.csv").write_text("movie,name\n" + "".join(f"i{row:05d},Film {row}\n" for row in range(N_ITEMS)))

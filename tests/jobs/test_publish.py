@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 
 from jobs import cli
 from rgals.artifact.registry import list_versions, read_current, read_history
+from rgals.artifact.registry_index import read_index_record
+from rgals.artifact.registry_reports import read_attached, read_attached_page
 from rgals.errors import InputError, OutputExistsError, RgalsError
 from tests.artifact.registry_problems import planted_dataset, write_noisy_model
 
@@ -96,6 +98,44 @@ def test_old_versions_are_deleted_on_demand(places, tmp_path):
         publish(places, "good", tmp_path / "r")
     assert "Deleted v00001, v00002\n" in publish(places, "good", tmp_path / "r", "--keep", 2).stdout
     assert [version.name for version in list_versions(tmp_path / "r")] == ["v00003", "v00004"]
+
+
+def test_a_report_of_the_model_is_attached_to_its_version(places, tmp_path):
+    options = ("-d", places / "dataset", "--baselines", "popularity,softmax", "--softmax-epochs", 2, "--bootstrap", 100)
+    run("evaluate", places / "good", *options, "-o", tmp_path / "report", "--page", "-k", "5")
+    publish(places, "good", tmp_path / "r", "--report", tmp_path / "report")
+    current = read_current(tmp_path / "r")
+    checksum = current.open().factor_checksum
+    attached = read_attached(tmp_path / "r", current.manifest_sha256, checksum)
+    assert attached.section.name == "good"
+    assert [section.family for section in attached.report.models] == ["other", "trivial", "softmax"]
+    assert attached.has_page
+    page = read_attached_page(tmp_path / "r", current.manifest_sha256)
+    assert page == (tmp_path / "report" / "report.html").read_bytes()
+
+
+def test_an_index_is_attached_if_it_finds_enough(places, tmp_path):
+    found = publish(places, "good", tmp_path / "r", "--index", "--index-recall", "0.2")
+    assert re.search(
+        r"Attached an index of \d+ MB, which finds \d+\.\d\d% of the items of \d+ exact lists", found.stdout
+    )
+    record = read_index_record(tmp_path / "r", read_current(tmp_path / "r").manifest_sha256)
+    assert record.options.gate == 0.2
+    assert record.is_passed
+
+
+def test_a_share_that_is_none_is_refused_before_anything_is_measured(places, tmp_path):
+    with pytest.raises(InputError, match="--index-recall"):
+        publish(places, "good", tmp_path / "r", "--index", "--index-recall", "1.5")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_report_of_another_model_stops_the_publication(places, tmp_path):
+    options = ("-d", places / "dataset", "--baselines", "none", "--bootstrap", 0)
+    run("evaluate", places / "fair", *options, "-o", tmp_path / "report.json", "-k", "5")
+    with pytest.raises(InputError, match="holds no model with the factor checksum"):
+        publish(places, "good", tmp_path / "r", "--report", tmp_path / "report.json")
+    assert not (tmp_path / "r").exists()
 
 
 def test_the_versions_are_listed_with_their_numbers_and_the_current_one_is_marked(places, tmp_path):

@@ -1,0 +1,197 @@
+"""Indexes beside the versions of a registry, with the recall that they were judged by."""
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from rgals.artifact.item_index import (
+    IndexOptions,
+    IndexRecord,
+    ItemIndex,
+    build_item_index,
+    measure_recall,
+    open_item_index,
+)
+from rgals.artifact.model import Model
+from rgals.artifact.registry_copy import ModelFiles
+from rgals.artifact.registry_store import RegistryStore
+from rgals.data.storage import Folder
+from rgals.errors import ChecksumError, DataError, FormatVersionError
+
+__all__ = ["INDEX_NAME", "BuiltIndex", "attach_index", "build_index", "open_attached_index", "read_index_record"]
+
+INDEX_NAME = "index.usearch"
+_RECORD_NAME = "index.json"
+_FOLDER_NAME = "indexes"
+_FORMAT_VERSION = 1
+_BLOCK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIndex:
+    """An index that was built and judged, and is not attached to anything yet.
+
+    Parameters
+    ----------
+    content : bytes
+        The file.
+    record : IndexRecord
+        How it was built and judged.
+    """
+
+    content: bytes
+    record: IndexRecord
+
+
+def build_index(
+    model: Model, options: IndexOptions, n_threads: int, progress: Callable[[int, int | None], None] | None = None
+) -> BuiltIndex:
+    """Build an index over a model's items and measure its recall.
+
+    Parameters
+    ----------
+    model : Model
+        The model.
+    options : IndexOptions
+        How to build and to judge.
+    n_threads : int
+        Number of threads.
+    progress : callable or None
+        Called with the items added and their number.
+
+    Raises
+    ------
+    MissingDependencyError
+        If usearch is not installed.
+    InputError
+        If no user has interactions to judge by.
+    """
+    started_s = time.perf_counter()
+    index = build_item_index(model.item_factors, options, n_threads, progress)
+    build_s = time.perf_counter() - started_s
+    # Judged as it will be used: written, and opened from its file.
+    with tempfile.TemporaryDirectory(prefix="rgals-index-") as folder:
+        path = Path(folder) / INDEX_NAME
+        index.save(path)
+        recall, n_users = measure_recall(model.contents, open_item_index(path, model.n_items), options, n_threads)
+        content = path.read_bytes()
+    record = IndexRecord(
+        library=f"usearch {version('usearch')}",
+        options=options,
+        n_items=model.n_items,
+        factor_sha256=model.factor_checksum,
+        sha256=hashlib.sha256(content).hexdigest(),
+        n_bytes=len(content),
+        recall=recall,
+        n_users=n_users,
+        build_s=build_s,
+    )
+    return BuiltIndex(content, record)
+
+
+def attach_index(registry: str | Path | Folder, model: Model, built: BuiltIndex) -> None:
+    """Put an index beside a version; its record last, so that a half-written one does not count.
+
+    Raises
+    ------
+    DataError
+        If this is not a registry, or it cannot be written to.
+    """
+    store = RegistryStore.open(registry)
+    folder = _folder(store, ModelFiles.of(model).manifest_sha256)
+    store.write_file(folder, INDEX_NAME, built.content)
+    store.write_file(folder, _RECORD_NAME, (built.record.model_dump_json(indent=2) + "\n").encode())
+
+
+def read_index_record(registry: str | Path | Folder, manifest_sha256: str) -> IndexRecord | None:
+    """Read how the index of a version was judged; None where there is none.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read.
+    FormatVersionError
+        If a newer rgals wrote it.
+    """
+    folder = _folder(RegistryStore.open(registry), manifest_sha256)
+    if not folder.exists(_RECORD_NAME):
+        return None
+    place = folder.label(_RECORD_NAME)
+    try:
+        document = json.loads(folder.read_bytes(_RECORD_NAME))
+        if int(document["format_version"]) > _FORMAT_VERSION:
+            raise FormatVersionError(f"{place}: written by a newer rgals; upgrade rgals")
+        return IndexRecord.model_validate(document)
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise DataError(f"{place}: not a readable record ({error}); publish with --index again") from error
+
+
+def open_attached_index(
+    registry: str | Path | Folder, manifest_sha256: str, model: Model, cache: Path
+) -> ItemIndex | None:
+    """Open the index of a version if there is one that was judged well enough.
+
+    Parameters
+    ----------
+    registry : str, Path or Folder
+        Local path or pyarrow filesystem URI.
+    manifest_sha256 : str
+        SHA-256 of the version's manifest.
+    model : Model
+        The version.
+    cache : Path
+        Local folder for a copy where the registry is not on a local disk.
+
+    Returns
+    -------
+    ItemIndex or None
+        None where there is none, or its recall is below its gate.
+
+    Raises
+    ------
+    ChecksumError
+        If its bytes are not those that were judged.
+    DataError
+        If it belongs to another model or cannot be read.
+    """
+    record = read_index_record(registry, manifest_sha256)
+    if record is None or not record.is_passed:
+        return None
+    folder = _folder(RegistryStore.open(registry), manifest_sha256)
+    if record.factor_sha256 != model.factor_checksum:
+        raise DataError(f"{folder}: the index belongs to another model; publish with --index again")
+    path = None if folder.local_path is None else folder.local_path / INDEX_NAME
+    if path is None:
+        path = cache / f"{record.sha256}.usearch"
+        if not path.exists():
+            _copy(folder, path)
+    found = _hash_file(path)
+    if found != record.sha256:
+        raise ChecksumError(
+            f"{path}: expected SHA-256 {record.sha256[:12]}, found {found[:12]}; publish with --index again"
+        )
+    return open_item_index(path, model.n_items)
+
+
+def _copy(folder: Folder, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as target, folder.open_input(INDEX_NAME) as source:
+        while block := source.read(_BLOCK_BYTES):
+            target.write(block)
+    Path(target.name).replace(path)
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _folder(store: RegistryStore, manifest_sha256: str) -> Folder:
+    return store.folder.child(f"{_FOLDER_NAME}/{manifest_sha256}")
