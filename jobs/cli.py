@@ -5,6 +5,7 @@ import sys
 import typer
 
 from jobs import (
+    api_key,
     compare,
     demo,
     describe,
@@ -16,6 +17,7 @@ from jobs import (
     publish,
     recommend,
     rollback,
+    serve,
     similar,
     synthesize,
     train,
@@ -50,6 +52,8 @@ app.command("similar")(similar.similar)
 app.command("publish")(publish.publish)
 app.command("versions")(versions.versions)
 app.command("rollback")(rollback.rollback)
+app.command("serve")(serve.serve)
+app.command("api-key")(api_key.api_key)
 
 
 def main() -> None:
