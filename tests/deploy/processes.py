@@ -19,18 +19,20 @@ from pathlib import Path
 
 import psutil
 
+from services.recommender.security import new_key
 from tests.deploy.compose_file import REPOSITORY, load, words
 from tests.deploy.dockerfile import read_stages
 
 HEALTHY_S = 120.0
 STOP_S = 60.0
-PORTS = ("RAY_PORT", "RAY_CLIENT_PORT", "RAY_DASHBOARD_PORT")
+PORTS = ("RAY_PORT", "RAY_CLIENT_PORT", "RAY_DASHBOARD_PORT", "API_PORT")
 SMALL = {
     "RAY_HEAD_STORE_BYTES": "80000000",
     "RAY_WORKER_STORE_BYTES": "120000000",
     "RAY_JOB_STORE_BYTES": "80000000",
     "RAY_WORKER_CPUS": "1",
     "RAY_DASHBOARD_HOST": "127.0.0.1",
+    "API_HOST": "127.0.0.1",
 }
 
 
@@ -68,6 +70,7 @@ class Container:
             "/opt/venv/bin": Path(sys.executable).parent,
             "/opt/rgals": REPOSITORY / "docker",
             "/run/secrets/ray_token": token,
+            "/run/secrets/api_keys": deployment.api_keys,
             "/data": deployment.data,
             "/cache": deployment.cache,
             "/scratch": self.folder / "scratch",
@@ -168,6 +171,9 @@ class Deployment:
         self.data.mkdir()
         self.token = self.folder / "token"
         self.token.write_text(secrets.token_hex(32) + "\n")
+        self.api_keys = self.folder / "api_keys"
+        self.api_key, entry = new_key("rehearsal", "admin")
+        self.api_keys.write_text(entry.to_line() + "\n")
         self.cache = cache
         self.network = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(256)}"
         self.variables = {**SMALL, **dict(zip(PORTS, free_ports(len(PORTS)), strict=True))}

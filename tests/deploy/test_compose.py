@@ -4,6 +4,8 @@ import json
 import secrets
 from collections.abc import Iterator
 
+import httpx2
+import numpy as np
 import pytest
 
 from rgals.artifact.model import Model
@@ -64,6 +66,33 @@ def test_a_training_runs_on_the_workers_and_its_model_is_evaluated(
     alone.service["entrypoint"] = ["rgals", "train"]
     assert alone.start(dataset, "--output", "/data/alone", *options).wait(240) == 0, alone.output()
     assert Model.open(deployment.data / "alone").factor_checksum == model.factor_checksum
+
+
+def test_the_api_serves_what_was_published_and_follows_the_registry(deployment: Deployment, dataset: str) -> None:
+    """A training job's model, published by the service publish, is served by the service api, and the next one too."""
+    for number in (1, 2):
+        train = deployment.create("evaluate")
+        train.service["entrypoint"] = ["rgals", "train"]
+        options = ["--n-factors=8", f"--seed={number}", "--overwrite"]
+        assert train.start(dataset, "--output", "/data/served", *options).wait(240) == 0, train.output()
+        publish = deployment.run("publish", "/data/served", "/data/registry", "--dataset", dataset, "--margin", "50%")
+        assert publish.wait(0) == 0, publish.output()
+        if number == 1:
+            api = deployment.create("api").start()
+            api.wait_healthy()
+    url = f"http://127.0.0.1:{deployment.variables['API_PORT']}"
+    headers = {"x-api-key": deployment.api_key}
+    assert httpx2.get(url + "/v1/model").status_code == 401
+    wait_until(
+        lambda: httpx2.get(url + "/v1/model", headers=headers).json()["model_version"] == "v00002", 30, api.output
+    )
+    served = Model.open(deployment.data / "registry" / "v00002")
+    (user,) = served.user_ids.ids_of(np.array([0]))
+    found = httpx2.get(f"{url}/v1/users/{user}/recommendations", headers=headers).json()
+    expected = served.recommend([user])[0]
+    assert [item["item_id"] for item in found["items"]] == [str(item) for item in expected.items]
+    assert deployment.api_key not in api.log.read_text()
+    assert api.stop() == 0
 
 
 def test_a_job_leaves_no_node_behind(deployment: Deployment, nodes: list[Container]) -> None:

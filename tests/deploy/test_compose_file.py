@@ -1,11 +1,13 @@
 """docker-compose.yml as a text: who runs, what they may, what is open."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from services.recommender.settings import Settings, read_settings
 from tests.deploy.compose_file import (
     COMPOSE_FILE,
     DASHBOARD_FILE,
@@ -21,7 +23,8 @@ from tests.deploy.compose_file import (
 COMPOSE = load()
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 NODES = ("ray-head", "ray-worker", "train")
-JOBS = ("train", "ingest", "evaluate")
+JOBS = ("train", "ingest", "evaluate", "publish")
+API = "api"
 every_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
 
 
@@ -46,9 +49,9 @@ def test_a_variable_without_a_default_must_be_given() -> None:
 
 
 def test_there_are_a_head_workers_and_jobs() -> None:
-    assert list(SERVICES) == ["ray-head", "ray-worker", "train", "ingest", "evaluate"]
-    assert {name for name, service in SERVICES.items() if "profiles" in service} == set(JOBS)
-    assert all(service["profiles"] == [name] for name, service in SERVICES.items() if name in JOBS)
+    assert list(SERVICES) == ["ray-head", "ray-worker", "train", "ingest", "evaluate", "publish", "api"]
+    assert {name for name, service in SERVICES.items() if "profiles" in service} == {*JOBS, API}
+    assert all(service["profiles"] == [name] for name, service in SERVICES.items() if name in (*JOBS, API))
 
 
 @every_service
@@ -91,11 +94,36 @@ def test_a_service_writes_to_volumes_that_others_see_or_its_own(service: dict[st
     assert "source" not in volumes["/scratch"]
 
 
-@every_service
-def test_nothing_is_open_to_the_outside(service: dict[str, Any]) -> None:
-    assert "ports" not in service
-    assert service["networks"] == ["cluster"]
-    assert COMPOSE["networks"] == {"cluster": {"internal": "true"}}
+@pytest.mark.parametrize("name", [name for name in SERVICES if name != API])
+def test_nothing_but_the_api_is_open_to_the_outside(name: str) -> None:
+    assert "ports" not in SERVICES[name]
+    assert SERVICES[name]["networks"] == ["cluster"]
+    assert COMPOSE["networks"] == {"front": None, "cluster": {"internal": "true"}}
+
+
+def test_the_api_is_published_on_this_machine_alone_with_keys_and_away_from_the_cluster() -> None:
+    api = SERVICES[API]
+    assert api["ports"] == ["127.0.0.1:8000:8000"]
+    assert api["networks"] == ["front"]
+    assert api["environment"]["RGALS_SERVICE_API_KEYS_FILE"] == "/run/secrets/api_keys"
+    assert api["secrets"] == ["api_keys"]
+    (data,) = [volume for volume in api["volumes"] if volume["target"] == "/data"]
+    assert data["read_only"] is True
+
+
+def test_the_settings_of_the_api_are_those_that_the_service_knows(tmp_path: Path) -> None:
+    environment = dict(SERVICES[API]["environment"])
+    (tmp_path / "keys").touch()
+    environment["RGALS_SERVICE_API_KEYS_FILE"] = str(tmp_path / "keys")
+    options = dict(zip(*[iter(words(SERVICES[API]["command"]))] * 2, strict=True))
+    assert read_settings(environment, registry=options["--registry"]).port == 8000
+
+
+def test_the_api_is_healthy_when_it_answers_and_comes_back() -> None:
+    api = load({"API_PORT": "9001"})["services"][API]
+    assert "127.0.0.1:9001/readyz" in api["healthcheck"]["test"][-1]
+    assert api["restart"] == "unless-stopped"
+    assert int(api["stop_grace_period"].removesuffix("s")) > Settings.model_fields["drain_s"].default
 
 
 def test_the_dashboard_is_published_on_this_machine_alone() -> None:
@@ -111,14 +139,14 @@ def test_a_node_of_the_cluster_knows_the_token_from_a_file(name: str) -> None:
     assert service["environment"]["RAY_AUTH_MODE"] == "token"
     assert service["environment"]["RAY_AUTH_TOKEN_PATH"] == "/run/secrets/ray_token"
     assert service["secrets"] == ["ray_token"]
-    assert COMPOSE["secrets"] == {"ray_token": {"file": "./secrets/ray_token"}}
+    assert COMPOSE["secrets"]["ray_token"] == {"file": "./secrets/ray_token"}
 
 
 @every_service
 def test_no_secret_is_written_down(service: dict[str, Any]) -> None:
     environment = service.get("environment") or {}
     assert "RAY_AUTH_TOKEN" not in environment
-    assert not [name for name in environment if re.search(r"PASSWORD|SECRET|TOKEN$|KEY", name)]
+    assert not [name for name in environment if re.search(r"PASSWORD|SECRET|TOKEN$|KEY(?!S_FILE$)", name)]
     if "secrets" not in service:
         assert not [word for word in words(service.get("entrypoint")) if "ray" in word]
 
