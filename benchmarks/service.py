@@ -37,6 +37,8 @@ from load_generator import LoadResult, get_request, post_request, run_closed, ru
 from machine import provenance
 from rich.console import Console
 from rich.table import Table
+from scipy.sparse import csr_matrix
+from threadpoolctl import threadpool_limits
 
 from rgals.artifact.model import Model
 from rgals.artifact.model_writer import write_model
@@ -158,7 +160,7 @@ def measure_batch(args: argparse.Namespace) -> dict[str, Any]:
     n_threads = len(os.sched_getaffinity(0))
     peer = AlternatingLeastSquares(factors=model.n_factors, num_threads=n_threads)
     peer.user_factors, peer.item_factors = np.array(model.user_factors), np.array(model.item_factors)
-    seen, rows = model.seen.row_slice(0, len(users)).to_scipy(), np.arange(len(users))
+    seen, rows = csr_matrix(model.seen.row_slice(0, len(users)).to_scipy()), np.arange(len(users))
     ours: list[float] = []
     theirs: list[float] = []
     with serving("--model", str(args.model), timeout_ms=60_000) as (port, _, _):
@@ -167,7 +169,8 @@ def measure_batch(args: argparse.Namespace) -> dict[str, Any]:
             if set(result.statuses) != {200} or result.problems:
                 raise RuntimeError(f"{result.statuses} {result.problems[:3]}")
             started_s = time.perf_counter()
-            peer.recommend(rows, seen, N=args.k)
+            with threadpool_limits(1, "blas"):  # as implicit asks for
+                peer.recommend(rows, seen, N=args.k)
             if number:  # the first round warms up
                 ours.append(len(users) / result.seconds)
                 theirs.append(len(users) / (time.perf_counter() - started_s))

@@ -1,5 +1,6 @@
 """What a model consists of once its folder is open."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,6 @@ from rgals.names import Factors, Float64Array, Offsets, Rows
 from rgals.numerics.fold_in import FoldInArrays, UserSystem
 from rgals.numerics.loss import Loss
 from rgals.numerics.sparse import InteractionRows
-from rgals.numerics.topk import find_not_finite
 
 __all__ = ["Id", "ModelContents", "RankingContents", "gather_rows"]
 
@@ -39,9 +39,10 @@ class RankingContents:
     popularity: Offsets
 
     @cached_property
-    def are_items_finite(self) -> bool:
-        """Whether no item factor is NaN or infinite; looked at once."""
-        return find_not_finite(self.item_factors)[0] == 0
+    def longest_item(self) -> float | None:
+        """Length of the longest item's factors; None where one is NaN or infinite. Computed once."""
+        longest = float(_row_norms(self.item_factors).max(initial=0.0))
+        return longest if math.isfinite(longest) else None
 
     @cached_property
     def popular_rows(self) -> Rows:

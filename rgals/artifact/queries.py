@@ -250,7 +250,7 @@ def _rank(
         seen=InteractionRows(indptr, hidden, None, contents.n_items),
         is_allowed=is_allowed,
         n_threads=n_threads,
-        are_items_finite=contents.are_items_finite,
+        longest_item=contents.longest_item,
     )
 
 

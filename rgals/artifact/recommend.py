@@ -172,7 +172,7 @@ def rank_users(
         seen=seen if item_filter.exclude_seen else None,
         is_allowed=item_filter.is_allowed,
         n_threads=n_threads,
-        are_items_finite=contents.are_items_finite,
+        longest_item=contents.longest_item,
     )
     if is_popular.any():
         popular = _rank_popular(contents, k, item_filter)

@@ -11,12 +11,18 @@ from rgals.names import BoolArray, Factors, Offsets, Rows, Side
 from rgals.numerics.compile import kernel
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.threads import available_threads, run_blocks
+from rgals.numerics.topk_sieve import find_tiles
 
 __all__ = ["TopK", "find_not_finite", "offer_tile", "sort_heaps", "top_k"]
 
 _ITEM_TILE = 1024
-_USER_TILES = (8, 32, 256)
+_USER_TILES = (8, 32, 64, 128, 256)
 """Users per product. Fewer users than the largest tile take the smallest that gives its very bits."""
+_FEW_USERS = 2
+"""Users for whom a plain pass each costs less than one product of the smallest tile."""
+_MANY_TILES = 8
+"""Tiles below which a sieve saves nothing."""
+_NO_ROWS: Rows = np.empty(0, dtype=np.int32)
 _CHUNK = 64
 """Scores compared with the threshold at once, before any is looked at."""
 
@@ -54,7 +60,7 @@ class _Problem:
     seen: InteractionRows | None
     banned: Rows
     lists: TopK
-    are_items_finite: bool
+    longest_item: float | None
 
     @property
     def n_items(self) -> int:
@@ -177,7 +183,7 @@ def top_k(
     seen: InteractionRows | None = None,
     is_allowed: BoolArray | None = None,
     n_threads: int | None = None,
-    are_items_finite: bool = False,
+    longest_item: float | None = None,
 ) -> TopK:
     """Rank all items for each user by ``user_factors @ item_factors.T`` and give the best ``k``.
 
@@ -195,8 +201,9 @@ def top_k(
         Items that may appear in any list; None allows all.
     n_threads : int or None
         Number of threads; None uses every processor.
-    are_items_finite : bool
-        Whether the caller has seen that no item factor is NaN or infinite; else they are looked at.
+    longest_item : float or None
+        Length of the longest item's factors, or more, where the caller knows it and so that all are finite. Saves a
+        look at all of them, and for few users most of the products; the lists are the same. None looks at all.
 
     Returns
     -------
@@ -223,7 +230,7 @@ def top_k(
     _check(users, items, k, seen, is_allowed, n_threads)
     lists = TopK(np.full((len(users), k), -1, dtype=np.int32), np.full((len(users), k), -np.inf, dtype=np.float32))
     banned = np.empty(0, dtype=np.int32) if is_allowed is None else np.flatnonzero(~is_allowed).astype(np.int32)
-    problem = _Problem(users, items, seen, banned, lists, are_items_finite)
+    problem = _Problem(users, items, seen, banned, lists, longest_item)
     threads = available_threads() if n_threads is None else n_threads
     tiles, use_blas = run_blocks(_choose_tiles, [users.shape[1]], 1)[0]
     blocks = _divide(len(users), tiles, threads)
@@ -249,12 +256,11 @@ def _rank_block(problem: _Problem, block: _Block, use_blas: bool) -> tuple[int, 
         ends, columns = problem.seen.indptr[block.start + 1 : block.stop + 1], problem.seen.columns
     tile = np.empty((block.tile_rows, _ITEM_TILE), dtype=np.float32)
     bounds = np.searchsorted(problem.banned, np.arange(0, problem.n_items + _ITEM_TILE, _ITEM_TILE))
-    for index, first in enumerate(range(0, problem.n_items, _ITEM_TILE)):
-        width = min(_ITEM_TILE, problem.n_items - first)
+    for first in _tiles_of(problem, block):
+        index, width = first // _ITEM_TILE, min(_ITEM_TILE, problem.n_items - first)
         factors = _item_tile(problem.item_factors, first)
-        if (
-            block.start == 0 and not problem.are_items_finite
-        ):  # once is enough, and here the tile is in the cache already
+        # Once is enough, and here the tile is in the cache already.
+        if block.start == 0 and problem.longest_item is None:
             n_bad, bad = find_not_finite(factors)
             bad_item = first + bad if bad >= 0 and bad_item < 0 else bad_item
             n_bad_items += n_bad
@@ -265,6 +271,18 @@ def _rank_block(problem: _Problem, block: _Block, use_blas: bool) -> tuple[int, 
         offer_tile(tile, first, width, columns, cursors, ends, banned, scores, items)
     sort_heaps(scores, items)
     return n_bad_users, block.start + bad_user, n_bad_items, bad_item
+
+
+def _tiles_of(problem: _Problem, block: _Block) -> list[int]:
+    """Give the first items of the tiles that a block of users has to be multiplied with."""
+    n_users, k = block.stop - block.start, problem.lists.items.shape[1]
+    tiles: Offsets | None = None
+    if problem.longest_item is not None and n_users <= _FEW_USERS and problem.n_items >= _MANY_TILES * _ITEM_TILE:
+        rows = range(block.start, block.stop)
+        hidden = [_NO_ROWS if problem.seen is None else problem.seen.columns_of(row) for row in rows]
+        users = problem.user_factors[block.start : block.stop]
+        tiles = find_tiles(users, problem.item_factors, k, hidden, problem.banned, problem.longest_item, _ITEM_TILE)
+    return list(range(0, problem.n_items, _ITEM_TILE)) if tiles is None else tiles.tolist()
 
 
 def _item_tile(item_factors: Factors, first: int) -> Factors:

@@ -25,8 +25,8 @@ __all__ = ["router"]
 
 router = APIRouter(prefix="/v1", tags=["recommendations"], route_class=JsonRoute)
 
-_CHUNK = 64
-"""Requests of a batch that are ranked at once: single requests get their turn in between."""
+_CHUNK = 256
+"""Requests of a batch that are ranked at once, a tile of the product: single requests get their turn in between."""
 
 
 @router.get(
