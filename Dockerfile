@@ -12,7 +12,7 @@ RUN --mount=type=cache,target=/root/.cache \
     python -m venv /opt/venv \
     && python -m pip install --constraint requirements.lock uv \
     && uv pip install --python /opt/venv/bin/python --constraint requirements.lock \
-        --requirement pyproject.toml --extra ray --extra baselines --extra serve
+        --requirement pyproject.toml --extra ray --extra baselines --extra serve --extra index
 
 # --- rgals itself, as a wheel; its build tools are locked too. ---
 FROM packages AS wheel

@@ -52,7 +52,7 @@ def test_locked_packages_come_before_the_sources() -> None:
     assert packages.texts("COPY") == ["requirements.lock pyproject.toml ./"]
     install = packages.texts("RUN")[0]
     assert "--constraint requirements.lock --requirement pyproject.toml" in install
-    assert re.findall(r"--extra (\w+)", install) == ["ray", "baselines"]
+    assert re.findall(r"--extra (\w+)", install) == ["ray", "baselines", "serve", "index"]
     assert wheel.base == packages.name
     assert "--build-constraints requirements.lock" in wheel.texts("RUN")[0]
     instructions = [text for _, text in final.steps]
