@@ -75,7 +75,7 @@ def test_the_api_serves_what_was_published_and_follows_the_registry(deployment: 
         train.service["entrypoint"] = ["rgals", "train"]
         options = ["--n-factors=8", f"--seed={number}", "--overwrite"]
         assert train.start(dataset, "--output", "/data/served", *options).wait(240) == 0, train.output()
-        publish = deployment.run("publish", "/data/served", "/data/registry", "--dataset", dataset, "--margin", "50%")
+        publish = deployment.run("publish", "/data/served", "/data/registry", "--dataset", dataset, "--force")
         assert publish.wait(0) == 0, publish.output()
         if number == 1:
             api = deployment.create("api").start()

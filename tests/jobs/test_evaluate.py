@@ -18,6 +18,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from jobs import evaluate as job
+from jobs import evaluate_baselines
 from rgals.artifact.model import Model
 from rgals.artifact.model_writer import write_model
 from rgals.data.dataset import Dataset
@@ -377,7 +378,7 @@ def test_the_fits_of_baselines_show_how_far_they_are(
         steps = shown.setdefault(description, [])
         yield lambda done, total: steps.append((done, total))
 
-    monkeypatch.setattr(job, "progress_bar", record)
+    monkeypatch.setattr(evaluate_baselines, "progress_bar", record)
     options = ("--bootstrap", 0, "--baselines", "popularity,random,ials", "--ials-sweeps", 3)
     run(folders[0], "-d", folders[1], "-o", tmp_path / "r.json", *options)
     assert shown["fitting popularity"] == shown["fitting random"] == [(1, 1)]
