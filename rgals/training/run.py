@@ -77,6 +77,7 @@ class TrainingRun:
         self._should_stop = should_stop if should_stop is not None else lambda: False
         self._history: list[SweepSummary] = []
         self._best: BestSweep | None = None
+        self._forgotten = 0  # sweeps whose best one cannot be given back
         self._seconds = {"validate": 0.0, "monitor": 0.0, "checkpoint": 0.0}
         self._validation: ValidationMonitor | None = None
         self._softmax: SoftmaxMonitor | None = None
@@ -192,6 +193,7 @@ class TrainingRun:
         self._history, self._best = list(found.history), found.best
         if self._config.patience is not None and found.best is not None and found.best.factors is None:
             self._best = None  # its factors were not kept, so it cannot be given back
+            self._forgotten = self._sweep
 
     def watch_softmax(self) -> None:
         """Choose the softmax sample."""
@@ -229,12 +231,20 @@ class TrainingRun:
             return "sweeps"
         if self._has_settled():
             return "tolerance"
-        if config.patience is not None and best is not None:
-            # The first sweeps of rg-softmax prepare the ground; they are not what patience is about.
-            waited = self._sweep - max(best.sweep, self._solver.n_start_sweeps)
-            if waited >= config.patience:
-                return "patience"
+        if config.patience is not None and best is not None and self._waited() >= config.patience:
+            return "patience"
         return "interrupted" if self._should_stop() else None
+
+    def _waited(self) -> int:
+        """Count the sweeps since the best one.
+
+        The first sweeps of rg-softmax prepare the ground and are not what patience is about: their NDCG may be above
+        that of the first expanded ones, which are on their way up.
+        """
+        first = max(self._solver.n_start_sweeps, self._forgotten) + 1
+        judged = [summary for summary in self._history if summary.ndcg is not None and summary.sweep >= first]
+        best = max(judged, key=lambda summary: summary.ndcg or 0.0, default=None)
+        return self._sweep - (first - 1 if best is None else best.sweep)
 
     def advance(self) -> None:
         """Run one sweep, watch it, and write a checkpoint when it is due."""

@@ -120,6 +120,14 @@ def test_patience_gives_back_the_best_sweep(monkeypatch):
     assert same_bits(result, run(small_config(n_sweeps=2)))
 
 
+def test_patience_compares_expanded_sweeps_with_each_other(monkeypatch):
+    """The start ranks better than the first expanded sweeps, which rise: they are not given up for that."""
+    Ndcgs(monkeypatch, {1: 0.1, 2: 0.5, 3: 0.2, 4: 0.3, 5: 0.35, 6: 0.3, 7: 0.3, 8: 0.9})
+    config = small_config(loss="rg-softmax", alpha=0.0, start_sweeps=2, n_hard=5, n_sweeps=9, patience=2)
+    result = run(config, validation=planted()[1])
+    assert (result.stop_reason, result.n_sweeps, result.kept_sweep) == ("patience", 7, 2)
+
+
 def test_without_patience_the_last_sweep_is_given_back_and_the_best_is_reported(monkeypatch):
     Ndcgs(monkeypatch, {1: 0.1, 2: 0.3, 3: 0.2})
     result = run(small_config(n_sweeps=3), validation=planted()[1])
