@@ -60,7 +60,7 @@ def test_generated_requests_get_the_answers_that_the_document_describes(tmp_path
                 "--phases", "examples,coverage,fuzzing", "--checks", "all",
                 "--generation-database", "none", "--no-color",
             ],
-            capture_output=True, text=True, check=False,
+            capture_output=True, text=True, check=False, cwd=tmp_path,
         )  # fmt: skip
     text = found.stdout + found.stderr
     assert found.returncode == 0, text[-6000:]
