@@ -14,8 +14,8 @@ import hashlib
 import json
 import statistics
 import time
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from dataclasses import dataclass, field
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,27 +23,31 @@ from unittest.mock import patch
 
 import numpy as np
 from machine import provenance
+from rg_softmax_solvers import (
+    EvenItems,
+    FreshItems,
+    HalfEvenItems,
+    HalfPrecision,
+    KeptSample,
+    NoTemperature,
+    RankOne,
+    RankOneTangent,
+    UserTemperatures,
+)
 from rich.console import Console
 from rich.table import Table
 
 from rgals.data.dataset import Dataset
 from rgals.errors import NumericalError
-from rgals.execution import Executor, InProcessExecutor, WorkerContext
-from rgals.names import SIDES, Factors, Float64Array, Side, Weights
-from rgals.numerics.half_step import SideSums, SolverChoice, rotate, solve_half_step, sum_rows
-from rgals.numerics.pairwise import BLOCK_ROWS
+from rgals.execution import Executor, InProcessExecutor
+from rgals.names import SIDES, Float64Array, Weights
 from rgals.numerics.ranking import ranking_metrics
 from rgals.numerics.reexpansion import log_prior_of
-from rgals.numerics.reexpansion_items import cross_sums
 from rgals.numerics.threads import available_threads, one_blas_thread
 from rgals.numerics.topk import top_k
 from rgals.training import reexpanding_solver
-from rgals.training import solver as solver_module
 from rgals.training.config import TrainingConfig
-from rgals.training.factor_blocks import SideFactors, split_side
-from rgals.training.half_step_tasks import ShardSummary, ShardTask, SharedHalfStep, solve_shard
 from rgals.training.monitor import sample_rows
-from rgals.training.records import StepLoad, SweepRecord
 from rgals.training.reexpanding_solver import ReexpandingSolver
 from rgals.training.solver import AlternatingSolver
 from rgals.training.weighted_shards import WeightedShards
@@ -59,103 +63,6 @@ HEADINGS = (
     "variant", "NDCG", "Recall", "at sweep", "s until then", "s a sweep", "least step", "objective", "NDCG to default",
 )  # fmt: skip
 CAPTION = "sweep: expanded ones; objective: of the last sweep, in brackets where it is another function; ± over users"
-
-LEAST_ROOM = 0.1
-"""Smallest 1 - c m'A^-1 m for which the rank-one correction is made."""
-
-
-class NoTemperature(ReexpandingSolver):
-    """Goes on from the start as it is, its scores multiplied by 1."""
-
-    def _find_temperature(self) -> float:
-        return 1.0
-
-
-class EvenItems(ReexpandingSolver):
-    """Divides every item's vector by its norm to a power after each expanded sweep, times the mean norm to that power.
-
-    The safeguard of the sweep has looked at the items before that. The loss is expanded anew around what they are
-    then, which costs one more pass, and the next safeguard compares with the loss there.
-    """
-
-    power = 1.0
-
-    def run_sweep(self) -> SweepRecord:
-        """Run a sweep, then rescale; the record's objective is that of the rescaled factors."""
-        record = super().run_sweep()
-        if record.expanded is None:
-            return record
-        items, state = self.reader.read_all("item"), self._sides["item"]
-        norms = np.linalg.norm(items.astype(np.float64), axis=1, keepdims=True)
-        scaled = (items * (norms.mean() / np.maximum(norms, 1e-30)) ** self.power).astype(np.float32)
-        state.factors, state.sums = split_side(self._executor, state.layout, scaled), None
-        self._exact = self._objective = self._expand()
-        return replace(record, expanded=replace(record.expanded, objective=self._exact))
-
-
-class HalfEvenItems(EvenItems):
-    """The same with the root of the norm."""
-
-    power = 0.5
-
-
-class RankOne(ReexpandingSolver):
-    """Puts the dropped curvature ``-1/2 c (sum_j p_j (s_j - s0_j))^2`` back into the users' half-step.
-
-    With A the matrix of a row, d its step and m = sum_j p_j q_j, that turns d into d + c a (m'd) / (1 - c m'a) with
-    a = A^-1 m. The same kernel gives a: from 0, without linear weights, with the slope -m. The items' half-step is
-    left as it is. The task writes to the solver, so that it needs an executor in this process.
-    """
-
-    has_tangent = False
-    """Whether the items get the slope of that term at the users' new vectors, -c (m'd) p: c becomes c (1 - m'd)."""
-
-    def _solve_side(self, side: Side, shared: SharedHalfStep) -> tuple[SideFactors, SideSums, StepLoad]:
-        slopes = shared.slopes
-        if slopes is None:
-            return super()._solve_side(side, shared)
-        if side == "user":
-            self._drifts = np.zeros(slopes.weight_sums.size, dtype=np.float32)
-            with patch.object(solver_module, "solve_shard", partial(_solve_with_rank_one, self._drifts)):
-                return super()._solve_side(side, shared)
-        if self.has_tangent:
-            slopes = replace(slopes, weight_sums=slopes.weight_sums * (1 - self._drifts))
-        return super()._solve_side(side, replace(shared, slopes=slopes))
-
-
-class RankOneTangent(RankOne):
-    """The same, and the slope of the term in the items' half-step."""
-
-    has_tangent = True
-
-
-def _solve_with_rank_one(
-    drifts: Weights, prepared: Any, task: ShardTask, context: WorkerContext
-) -> tuple[Factors, ShardSummary]:
-    """Solve a shard of users and correct their steps; note m'd of each. The objective in the sums is uncorrected."""
-    factors, summary = solve_shard(prepared, task, context)
-    shared, n_threads, first_block = prepared.shared, context.n_threads, task.shard.start // BLOCK_ROWS
-    shard = slice(task.shard.start, task.shard.stop)
-    expansion, ridges = context.fetch(task.entries), context.fetch(task.terms)[1]
-    former = rotate(context.fetch(task.initial), shared.initial_matrix, n_threads)
-    weights = shared.slopes.weight_sums[shard, None]
-    means = rotate(expansion.slopes, shared.slopes.turn, n_threads)
-    np.divide(means, weights, out=means, where=weights > 0)
-    system, nothing = replace(prepared.system, choice=SolverChoice("exact")), np.zeros_like(expansion.entries.linears)
-    answers = solve_half_step(
-        system, expansion.entries.rows, np.zeros_like(former), expansion.backgrounds, ridges,
-        first_block=first_block, n_threads=n_threads, linears=nothing, slopes=-means,
-    ).factors  # fmt: skip
-    along, bend = (np.einsum("uf,uf->u", means, other, dtype=np.float64) for other in (factors - former, answers))
-    room = 1 - weights[:, 0] * bend
-    gains = np.where(room > LEAST_ROOM, weights[:, 0] * along / np.maximum(room, LEAST_ROOM), 0.0)
-    corrected = (factors + gains[:, None] * answers).astype(np.float32)
-    drifts[shard] = along + gains * bend
-    nodes = sum_rows(corrected, expansion.backgrounds, ridges, first_block=first_block, n_threads=n_threads)
-    for node, solved in zip(nodes, summary.nodes, strict=True):
-        node.value[-2:] = solved.value[-2:]
-    cross = cross_sums(corrected, former, expansion.backgrounds, first_block=first_block)
-    return corrected, replace(summary, nodes=nodes, cross=cross)
 
 
 @dataclass(frozen=True)
@@ -204,6 +111,12 @@ def all_variants() -> dict[str, Variant]:
     found += [Variant("unit-norm-a", solver=HalfEvenItems), Variant("unit-norm-b", solver=EvenItems)]
     for name, solver in (("rank-one", RankOne), ("rank-one-tangent", RankOneTangent)):
         found.append(Variant(name, {"solver": "exact"}, solver=solver))
+    for name, solver in (
+        ("user-temperatures", UserTemperatures), ("fresh-items", FreshItems), ("bfloat16-passes", HalfPrecision),
+    ):  # fmt: skip
+        found.append(Variant(name, solver=solver))
+    tenth = {"pass_fraction": 0.1}
+    found += [Variant("tenth", tenth), Variant("tenth-kept", tenth, solver=KeptSample)]
     return {variant.name: variant for variant in found}
 
 
