@@ -114,14 +114,16 @@ def publish(
 
 def _attach_index(registry: str, model: Model, recall: float, threads: int | None) -> None:
     """Build an index, and attach it if it finds enough; the model is published either way."""
-    with progress_bar("building the index") as progress:
-        built = build_index(model, IndexOptions(gate=recall), threads or available_threads(), progress)
-    record = built.record
-    found = f"finds {record.recall:.2%} of the items of {record.n_users:,} exact lists of {record.options.k}"
-    if not record.is_passed:
-        typer.echo(f"rgals: warning: the index {found}, less than {recall:.2%}, and is not attached", err=True)
-        return
-    attach_index(registry, model, built)
+    with ExitStack() as stack:
+        with progress_bar("building the index") as progress:
+            options = IndexOptions(gate=recall)
+            built = stack.enter_context(build_index(model, options, threads or available_threads(), progress))
+        record = built.record
+        found = f"finds {record.recall:.2%} of the items of {record.n_users:,} exact lists of {record.options.k}"
+        if not record.is_passed:
+            typer.echo(f"rgals: warning: the index {found}, less than {recall:.2%}, and is not attached", err=True)
+            return
+        attach_index(registry, model, built)
     Console().print(
         f"Attached an index of {record.n_bytes / 1e6:,.0f} MB, which {found}", highlight=False, soft_wrap=True
     )

@@ -14,14 +14,25 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rgals.artifact.contents import ModelContents
 from rgals.errors import DataError, InputError, MissingDependencyError
-from rgals.names import Factors, Offsets, Rows
+from rgals.names import Factors, Float64Array, Offsets, Rows
 from rgals.numerics.topk import TopK, top_k
 
-__all__ = ["IndexOptions", "IndexRecord", "ItemIndex", "build_item_index", "measure_recall", "open_item_index"]
+__all__ = [
+    "IndexOptions",
+    "IndexRecord",
+    "ItemIndex",
+    "build_item_index",
+    "choose_search",
+    "measure_recall",
+    "open_item_index",
+]
 
 _BLOCK_ROWS = 1 << 16
 _LARGEST_SEARCH = 2000
 """More neighbors than this cost more than the product with all items."""
+
+_SEARCHES = (64, 128, 256, 512, 1024)
+"""Candidates that are tried, from the fastest search to one that still beats the product with a million items."""
 
 
 class IndexOptions(BaseModel):
@@ -35,12 +46,12 @@ class IndexOptions(BaseModel):
     """Least share of the exact lists' items that it has to find."""
     n_users: int = Field(default=1000, ge=20)
     """Users that it is judged by, drawn at random."""
-    connectivity: int = Field(default=32, ge=2, le=256)
+    connectivity: int = Field(default=16, ge=2, le=256)
     """Neighbors that each item of the graph is linked to."""
-    expansion_add: int = Field(default=256, ge=1, le=10_000)
+    expansion_add: int = Field(default=128, ge=1, le=10_000)
     """Candidates looked at when an item is added."""
-    expansion_search: int = Field(default=512, ge=1, le=10_000)
-    """Candidates looked at in a search."""
+    expansion_search: int | None = Field(default=None, ge=1, le=10_000)
+    """Candidates looked at in a search; None takes the fewest of 64, 128, ... 1024 that pass the gate."""
     seed: int = Field(default=0, ge=0)
     """Key of the draw of users."""
 
@@ -50,12 +61,14 @@ class IndexRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    format_version: int = 1
+    format_version: int = 2
     """Version of this record."""
     library: str
     """Library and version that built it."""
     options: IndexOptions
     """How it was built and judged."""
+    expansion_search: int
+    """Candidates looked at in a search."""
     n_items: int
     """Items that it holds."""
     factor_sha256: str
@@ -84,6 +97,8 @@ class _Graph(Protocol):
     def search(self, vectors: Any, count: int, *, threads: int) -> Any: ...
     def save(self, path: str) -> None: ...
 
+    expansion_search: int
+
 
 class ItemIndex:
     """Finds items with large scores without looking at all of them.
@@ -98,6 +113,15 @@ class ItemIndex:
 
     def __init__(self, graph: _Graph, n_items: int) -> None:
         self._graph, self._n_items = graph, n_items
+
+    @property
+    def expansion_search(self) -> int:
+        """Candidates looked at in a search."""
+        return self._graph.expansion_search
+
+    @expansion_search.setter
+    def expansion_search(self, n_candidates: int) -> None:
+        self._graph.expansion_search = n_candidates
 
     def rank(self, user: Factors, item_factors: Factors, k: int, hidden: Rows) -> tuple[Rows, Factors] | None:
         """Give the best items among those that the index finds.
@@ -166,7 +190,7 @@ def build_item_index(
         dtype="f32",
         connectivity=options.connectivity,
         expansion_add=options.expansion_add,
-        expansion_search=options.expansion_search,
+        expansion_search=options.expansion_search or _SEARCHES[-1],
     )
     for start in range(0, n_items, _BLOCK_ROWS):
         block = np.ascontiguousarray(item_factors[start : start + _BLOCK_ROWS])
@@ -176,7 +200,7 @@ def build_item_index(
     return ItemIndex(graph, n_items)
 
 
-def open_item_index(path: Path, n_items: int) -> ItemIndex:
+def open_item_index(path: Path, n_items: int, expansion_search: int) -> ItemIndex:
     """Open an index that `ItemIndex.save` wrote, memory-mapped.
 
     Parameters
@@ -185,6 +209,8 @@ def open_item_index(path: Path, n_items: int) -> ItemIndex:
         A local file whose checksum was compared with its record.
     n_items : int
         Items of the model.
+    expansion_search : int
+        Candidates looked at in a search; the file does not know how many it was judged with.
 
     Raises
     ------
@@ -201,6 +227,7 @@ def open_item_index(path: Path, n_items: int) -> ItemIndex:
         raise DataError(f"{path}: not a readable index ({error}); publish with --index again") from error
     if n_found != n_items:
         raise DataError(f"{path}: expected an index over {n_items} items, found {n_found}; publish with --index again")
+    graph.expansion_search = expansion_search
     return ItemIndex(graph, n_items)
 
 
@@ -223,7 +250,7 @@ def measure_recall(
     Returns
     -------
     float and int
-        The share, over all lists together, and the number of users. A list for which the index gives up and
+        The mean share, and the number of users. A list for which the index gives up and
         all items are looked at counts as found.
 
     Raises
@@ -231,9 +258,43 @@ def measure_recall(
     InputError
         If no user has interactions, so that there is nothing to judge by.
     """
-    rows = _draw_users(contents, options)
-    if not rows.size:
-        raise InputError("index: no user of the model has interactions; there is nothing to judge its recall by")
+    shares = _found_shares(contents, index, options, _draw_users(contents, options)[1], n_threads)
+    return float(shares.mean()), shares.size
+
+
+def choose_search(contents: ModelContents, index: ItemIndex, options: IndexOptions, n_threads: int) -> int:
+    """Find the fewest candidates of a search with which an index passes its gate, by other users than judge it.
+
+    Parameters
+    ----------
+    contents, index, options, n_threads
+        As of `measure_recall`. The index is left with what was found.
+
+    Returns
+    -------
+    int
+        ``options.expansion_search`` where it is given; else the first of 64, 128, ... 1024 whose recall is a standard
+        error above the gate, or the last.
+
+    Raises
+    ------
+    InputError
+        If no user has interactions, so that there is nothing to judge by.
+    """
+    rows = _draw_users(contents, options)[0]
+    for search in _SEARCHES if options.expansion_search is None else (options.expansion_search,):
+        index.expansion_search = search
+        if options.expansion_search is None:
+            shares = _found_shares(contents, index, options, rows, n_threads)
+            if shares.mean() - shares.std() / shares.size**0.5 >= options.gate:
+                break
+    return search
+
+
+def _found_shares(
+    contents: ModelContents, index: ItemIndex, options: IndexOptions, rows: Offsets, n_threads: int
+) -> Float64Array:
+    """Give the share of each user's exact list that an index finds."""
     seen = contents.seen.take(rows)
     exact: TopK = top_k(
         contents.user_factors[rows],
@@ -242,20 +303,23 @@ def measure_recall(
         seen=seen,
         n_threads=n_threads,
     )
-    n_found, n_all = 0, 0
+    shares = np.ones(rows.size)
     for position, row in enumerate(rows):
         expected = exact.items[position][exact.items[position] >= 0]
         found = index.rank(contents.user_factors[row], contents.item_factors, options.k, seen.columns_of(position))
-        n_all += expected.size
-        n_found += expected.size if found is None else int(np.isin(expected, found[0]).sum())
-    return n_found / n_all if n_all else 1.0, int(rows.size)
+        if found is not None and expected.size:
+            shares[position] = np.isin(expected, found[0]).mean()
+    return shares
 
 
-def _draw_users(contents: ModelContents, options: IndexOptions) -> Offsets:
+def _draw_users(contents: ModelContents, options: IndexOptions) -> tuple[Offsets, Offsets]:
+    """Draw the users by whom a search is chosen, and those who judge it; a lone user does both."""
     active = np.flatnonzero(contents.seen.degrees)
-    rng = np.random.default_rng([options.seed, 7])
-    chosen = rng.choice(active, min(options.n_users, active.size), replace=False) if active.size else active
-    return np.sort(chosen).astype(np.int64)
+    if not active.size:
+        raise InputError("index: no user of the model has interactions; there is nothing to judge its recall by")
+    drawn = np.random.default_rng([options.seed, 7]).permutation(active)[: 2 * options.n_users]
+    choosing, judging = np.array_split(drawn, 2) if drawn.size > 1 else (drawn, drawn)
+    return np.sort(choosing), np.sort(judging)
 
 
 def _library() -> Any:

@@ -4,8 +4,10 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from rgals.artifact.item_index import (
     IndexRecord,
     ItemIndex,
     build_item_index,
+    choose_search,
     measure_recall,
     open_item_index,
 )
@@ -30,7 +33,7 @@ __all__ = ["INDEX_NAME", "BuiltIndex", "attach_index", "build_index", "open_atta
 INDEX_NAME = "index.usearch"
 _RECORD_NAME = "index.json"
 _FOLDER_NAME = "indexes"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _BLOCK_BYTES = 1 << 22
 
 
@@ -40,20 +43,21 @@ class BuiltIndex:
 
     Parameters
     ----------
-    content : bytes
-        The file.
+    path : Path
+        The file, in a temporary folder.
     record : IndexRecord
         How it was built and judged.
     """
 
-    content: bytes
+    path: Path
     record: IndexRecord
 
 
+@contextmanager
 def build_index(
     model: Model, options: IndexOptions, n_threads: int, progress: Callable[[int, int | None], None] | None = None
-) -> BuiltIndex:
-    """Build an index over a model's items and measure its recall.
+) -> Iterator[BuiltIndex]:
+    """Build an index over a model's items and measure its recall; its file is gone when the context ends.
 
     Parameters
     ----------
@@ -66,6 +70,11 @@ def build_index(
     progress : callable or None
         Called with the items added and their number.
 
+    Yields
+    ------
+    BuiltIndex
+        The index.
+
     Raises
     ------
     MissingDependencyError
@@ -76,28 +85,31 @@ def build_index(
     started_s = time.perf_counter()
     index = build_item_index(model.item_factors, options, n_threads, progress)
     build_s = time.perf_counter() - started_s
-    # Judged as it will be used: written, and opened from its file.
     with tempfile.TemporaryDirectory(prefix="rgals-index-") as folder:
         path = Path(folder) / INDEX_NAME
         index.save(path)
-        recall, n_users = measure_recall(model.contents, open_item_index(path, model.n_items), options, n_threads)
-        content = path.read_bytes()
-    record = IndexRecord(
-        library=f"usearch {version('usearch')}",
-        options=options,
-        n_items=model.n_items,
-        factor_sha256=model.factor_checksum,
-        sha256=hashlib.sha256(content).hexdigest(),
-        n_bytes=len(content),
-        recall=recall,
-        n_users=n_users,
-        build_s=build_s,
-    )
-    return BuiltIndex(content, record)
+        search = choose_search(model.contents, index, options, n_threads)
+        del index
+        # Judged as it will be used: opened from its file, which does not know how it is searched.
+        opened = open_item_index(path, model.n_items, search)
+        recall, n_users = measure_recall(model.contents, opened, options, n_threads)
+        record = IndexRecord(
+            library=f"usearch {version('usearch')}",
+            options=options,
+            expansion_search=search,
+            n_items=model.n_items,
+            factor_sha256=model.factor_checksum,
+            sha256=_hash_file(path),
+            n_bytes=path.stat().st_size,
+            recall=recall,
+            n_users=n_users,
+            build_s=build_s,
+        )
+        yield BuiltIndex(path, record)
 
 
 def attach_index(registry: str | Path | Folder, model: Model, built: BuiltIndex) -> None:
-    """Put an index beside a version; its record last, so that a half-written one does not count.
+    """Put an index beside a version; its record goes first and comes last: a half-written index does not count.
 
     Raises
     ------
@@ -105,8 +117,10 @@ def attach_index(registry: str | Path | Folder, model: Model, built: BuiltIndex)
         If this is not a registry, or it cannot be written to.
     """
     store = RegistryStore.open(registry)
-    folder = _folder(store, ModelFiles.of(model).manifest_sha256)
-    store.write_file(folder, INDEX_NAME, built.content)
+    folder = store.folder_beside(_FOLDER_NAME, ModelFiles.of(model).manifest_sha256)
+    folder.remove_file(_RECORD_NAME)
+    with built.path.open("rb") as stream:
+        store.write_file(folder, INDEX_NAME, iter(partial(stream.read, _BLOCK_BYTES), b""))
     store.write_file(folder, _RECORD_NAME, (built.record.model_dump_json(indent=2) + "\n").encode())
 
 
@@ -120,7 +134,7 @@ def read_index_record(registry: str | Path | Folder, manifest_sha256: str) -> In
     FormatVersionError
         If a newer rgals wrote it.
     """
-    folder = _folder(RegistryStore.open(registry), manifest_sha256)
+    folder = RegistryStore.open(registry).folder_beside(_FOLDER_NAME, manifest_sha256)
     if not folder.exists(_RECORD_NAME):
         return None
     place = folder.label(_RECORD_NAME)
@@ -164,7 +178,7 @@ def open_attached_index(
     record = read_index_record(registry, manifest_sha256)
     if record is None or not record.is_passed:
         return None
-    folder = _folder(RegistryStore.open(registry), manifest_sha256)
+    folder = RegistryStore.open(registry).folder_beside(_FOLDER_NAME, manifest_sha256)
     if record.factor_sha256 != model.factor_checksum:
         raise DataError(f"{folder}: the index belongs to another model; publish with --index again")
     path = None if folder.local_path is None else folder.local_path / INDEX_NAME
@@ -177,7 +191,7 @@ def open_attached_index(
         raise ChecksumError(
             f"{path}: expected SHA-256 {record.sha256[:12]}, found {found[:12]}; publish with --index again"
         )
-    return open_item_index(path, model.n_items)
+    return open_item_index(path, model.n_items, record.expansion_search)
 
 
 def _copy(folder: Folder, path: Path) -> None:
@@ -191,7 +205,3 @@ def _copy(folder: Folder, path: Path) -> None:
 def _hash_file(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _folder(store: RegistryStore, manifest_sha256: str) -> Folder:
-    return store.folder.child(f"{_FOLDER_NAME}/{manifest_sha256}")

@@ -91,7 +91,7 @@ def attach_report(registry: str | Path | Folder, model: Model, path: Path) -> No
     check_report(path, model)
     file = _file_of(path)
     store = RegistryStore.open(registry)
-    folder = _folder(store, ModelFiles.of(model).manifest_sha256)
+    folder = store.folder_beside(_FOLDER_NAME, ModelFiles.of(model).manifest_sha256)
     page = file.with_suffix(".html")
     if page.is_file():
         store.write_file(folder, _PAGE_NAME, page.read_bytes())
@@ -115,7 +115,7 @@ def read_attached(registry: str | Path | Folder, manifest_sha256: str, factor_ch
     DataError
         If it cannot be read.
     """
-    folder = _folder(RegistryStore.open(registry), manifest_sha256)
+    folder = RegistryStore.open(registry).folder_beside(_FOLDER_NAME, manifest_sha256)
     if not folder.exists(REPORT_NAME):
         return None
     report = parse_report(folder.read_bytes(REPORT_NAME), folder.label(REPORT_NAME))
@@ -127,14 +127,10 @@ def read_attached(registry: str | Path | Folder, manifest_sha256: str, factor_ch
 
 def read_attached_page(registry: str | Path | Folder, manifest_sha256: str) -> bytes | None:
     """Read the page of a version's report; None where there is none."""
-    folder = _folder(RegistryStore.open(registry), manifest_sha256)
+    folder = RegistryStore.open(registry).folder_beside(_FOLDER_NAME, manifest_sha256)
     if not folder.exists(_PAGE_NAME) or folder.n_bytes(_PAGE_NAME) > _MAX_PAGE_BYTES:
         return None
     return folder.read_bytes(_PAGE_NAME)
-
-
-def _folder(store: RegistryStore, manifest_sha256: str) -> Folder:
-    return store.folder.child(f"{_FOLDER_NAME}/{manifest_sha256}")
 
 
 def _file_of(path: Path) -> Path:

@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -274,8 +274,12 @@ class RegistryStore:
                 "upgrade rgals"
             )
 
-    def write_file(self, folder: Folder, name: str, content: bytes) -> None:
-        """Write a small file whole or not at all: by renaming, or as one object."""
+    def folder_beside(self, kind: str, manifest_sha256: str) -> Folder:
+        """Give the folder for what is attached to a version: it goes by the checksum of the version's manifest."""
+        return self.folder.child(f"{kind}/{manifest_sha256}")
+
+    def write_file(self, folder: Folder, name: str, content: bytes | Iterable[bytes]) -> None:
+        """Write a file whole or not at all, also block by block: by renaming, or as one object."""
         if folder.local_path is not None:
             replace_file(folder.local_path / name, content)
             return

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -156,10 +156,11 @@ class Folder:
         with self._named(name), self.open_input(name) as stream:
             return bytes(stream.read())
 
-    def write_bytes(self, name: str, content: bytes) -> None:
-        """Write a whole file, creating the folders above it."""
+    def write_bytes(self, name: str, content: bytes | Iterable[bytes]) -> None:
+        """Write a whole file, all of it or one block after another, creating the folders above it."""
         with self._named(name), self.open_output(name) as stream:
-            stream.write(content)
+            for block in (content,) if isinstance(content, bytes) else content:
+                stream.write(block)
 
     def open_input(self, name: str) -> "pa.NativeFile":
         """Open a file for random access."""

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,8 +144,15 @@ def _clean_up(staged: Folder) -> bool:
     return False
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Write one local file whole or not at all: temporary name, sync, rename.
+
+    Parameters
+    ----------
+    path : Path
+        Where to; folders on the way are made.
+    content : bytes or iterable of bytes
+        All of it, or one block after another.
 
     Raises
     ------
@@ -156,7 +163,8 @@ def replace_file(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as stream:
-            stream.write(content)
+            for block in (content,) if isinstance(content, bytes) else content:
+                stream.write(block)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)

@@ -5,7 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from rgals.artifact.item_index import IndexOptions, ItemIndex, build_item_index, measure_recall, open_item_index
+from rgals.artifact.item_index import (
+    IndexOptions,
+    ItemIndex,
+    build_item_index,
+    choose_search,
+    measure_recall,
+    open_item_index,
+)
 from rgals.artifact.model import Model
 from rgals.artifact.queries import RankingRequest
 from rgals.artifact.registry import read_current
@@ -73,41 +80,76 @@ def test_lists_say_whether_they_are_exact(model, index):
 
 def test_an_index_comes_back_from_its_file(model, index, tmp_path):
     index.save(tmp_path / "i")
-    opened = open_item_index(tmp_path / "i", N_ITEMS)
+    opened = open_item_index(tmp_path / "i", N_ITEMS, index.expansion_search)
     for user in range(5):
         rows, scores = index.rank(model.user_factors[user], model.item_factors, 5, np.empty(0, np.int32))
         again = opened.rank(model.user_factors[user], model.item_factors, 5, np.empty(0, np.int32))
         assert (rows.tolist(), scores.tolist()) == (again[0].tolist(), again[1].tolist())
     with pytest.raises(DataError, match="expected an index over 7 items, found 3000"):
-        open_item_index(tmp_path / "i", 7)
+        open_item_index(tmp_path / "i", 7, 64)
 
 
 def test_an_index_is_attached_with_its_recall_and_opened_with_its_version(model, tmp_path):
     publish_model(tmp_path / "r", model)
     current = read_current(tmp_path / "r")
     assert open_attached_index(tmp_path / "r", current.manifest_sha256, model, tmp_path) is None
-    built = build_index(model, OPTIONS.model_copy(update={"gate": 0.9}), 1)
-    attach_index(tmp_path / "r", model, built)
+    with build_index(model, OPTIONS.model_copy(update={"gate": 0.9}), 1) as built:
+        attach_index(tmp_path / "r", model, built)
+    assert not built.path.exists()
     record = read_index_record(tmp_path / "r", current.manifest_sha256)
     assert record == built.record
     assert record.is_passed
     assert record.recall > 0.97
-    assert isinstance(open_attached_index(tmp_path / "r", current.manifest_sha256, model, tmp_path), ItemIndex)
+    opened = open_attached_index(tmp_path / "r", current.manifest_sha256, model, tmp_path)
+    assert isinstance(opened, ItemIndex)
+    assert opened.expansion_search == record.expansion_search
+
+
+def test_an_index_searches_as_widely_after_it_was_opened_as_when_it_was_judged(model, tmp_path):
+    graph = IndexOptions(n_users=200, connectivity=4, expansion_add=16)
+    build_item_index(np.array(model.item_factors), graph, 1).save(tmp_path / "i")
+    recalls = [
+        measure_recall(model.contents, open_item_index(tmp_path / "i", N_ITEMS, n), graph, 1)[0] for n in (20, 500)
+    ]
+    assert recalls[0] < recalls[1] - 0.02
+
+
+def test_the_fewest_candidates_that_pass_the_gate_are_chosen(model, index):
+    searches = [
+        choose_search(model.contents, index, OPTIONS.model_copy(update={"gate": gate}), 1) for gate in (0.01, 0.9, 1.0)
+    ]
+    assert searches[0] == 64
+    assert searches == sorted(searches)
+    assert index.expansion_search == searches[-1]
+    assert choose_search(model.contents, index, OPTIONS.model_copy(update={"expansion_search": 77}), 1) == 77
+    index.expansion_search = 1024
+
+
+def test_other_users_judge_than_those_by_whom_the_search_was_chosen(model, index, monkeypatch):
+    asked: list[np.ndarray] = []
+    take = type(model.contents.seen).take
+    monkeypatch.setattr(type(model.contents.seen), "take", lambda self, rows: asked.append(rows) or take(self, rows))
+    choose_search(model.contents, index, OPTIONS.model_copy(update={"gate": 0.01}), 1)
+    measure_recall(model.contents, index, OPTIONS, 1)
+    assert [rows.size for rows in asked] == [50, 50]
+    assert not np.intersect1d(*asked).size
+    index.expansion_search = 1024
 
 
 def test_an_index_below_its_gate_is_not_used(model, tmp_path):
     publish_model(tmp_path / "r", model)
     weak = IndexOptions(n_users=50, connectivity=2, expansion_add=1, expansion_search=1)
-    built = build_index(model, weak, 1)
-    assert not built.record.is_passed
-    attach_index(tmp_path / "r", model, built)
+    with build_index(model, weak, 1) as built:
+        assert not built.record.is_passed
+        attach_index(tmp_path / "r", model, built)
     assert open_attached_index(tmp_path / "r", read_current(tmp_path / "r").manifest_sha256, model, tmp_path) is None
 
 
 def test_a_damaged_index_and_a_foreign_one_are_refused(model, tmp_path):
     publish_model(tmp_path / "r", model)
     manifest = read_current(tmp_path / "r").manifest_sha256
-    attach_index(tmp_path / "r", model, build_index(model, OPTIONS.model_copy(update={"gate": 0.9}), 1))
+    with build_index(model, OPTIONS.model_copy(update={"gate": 0.9}), 1) as built:
+        attach_index(tmp_path / "r", model, built)
     folder = tmp_path / "r" / "indexes" / manifest
     record = json.loads((folder / "index.json").read_text())
     (folder / "index.json").write_text(json.dumps({**record, "factor_sha256": "0" * 64}))

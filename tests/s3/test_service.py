@@ -55,7 +55,8 @@ def test_an_index_on_s3_is_copied_and_used(store, tmp_path):
     place = f"s3://{KEY}:{SECRET}@{bucket}/registry?{store.options}"
     model = write_catalog(tmp_path / "model")
     publish_model(place, model)
-    attach_index(place, model, build_index(model, IndexOptions(gate=0.9, n_users=50), 1))
+    with build_index(model, IndexOptions(gate=0.9, n_users=50), 1) as built:
+        attach_index(place, model, built)
     with running(registry=place, cache_dir=tmp_path / "cache") as client:
         assert client.get(LIST).json()["exact"] is False
     assert list((tmp_path / "cache").glob("*.usearch"))

@@ -144,7 +144,8 @@ def test_the_versions_and_the_workers_are_listed(registry, tmp_path):
 def test_an_index_that_was_judged_well_enough_is_used_and_told(tmp_path):
     model = write_catalog(tmp_path / "model")
     publish_model(tmp_path / "registry", model)
-    attach_index(tmp_path / "registry", model, build_index(model, IndexOptions(gate=0.9, n_users=50), 1))
+    with build_index(model, IndexOptions(gate=0.9, n_users=50), 1) as built:
+        attach_index(tmp_path / "registry", model, built)
     batch = {"requests": [{"user_id": user} for user in range(5)]}
     with running(registry=str(tmp_path / "registry")) as client:
         found = [client.get(f"/v1/users/{user}/recommendations").json() for user in range(20)]
@@ -165,7 +166,8 @@ def test_a_damaged_index_keeps_its_version_from_being_served(registry, tmp_path)
     with running(registry=str(registry), poll_s=3600) as client:
         model = write_catalog(tmp_path / "large")
         publish_model(registry, model)
-        attach_index(registry, model, build_index(model, IndexOptions(gate=0.9, n_users=50), 1))
+        with build_index(model, IndexOptions(gate=0.9, n_users=50), 1) as built:
+            attach_index(registry, model, built)
         (path,) = (registry / "indexes").glob("*/index.usearch")
         path.write_bytes(path.read_bytes()[:-5])
         found = client.post("/v1/admin/reload").json()
