@@ -1,5 +1,6 @@
 """The command line as a whole."""
 
+import subprocess
 import sys
 
 import pytest
@@ -8,36 +9,36 @@ from typer.testing import CliRunner
 from jobs import cli
 from rgals.errors import InputError, RgalsError
 
-COMMANDS = [
-    "demo",
-    "synthesize",
-    "download",
-    "doctor",
-    "ingest",
-    "describe",
-    "plan",
-    "train",
-    "evaluate",
-    "recommend",
-    "similar",
-    "publish",
-    "versions",
-    "rollback",
-]
-
 
 def test_help_lists_every_command() -> None:
     output = CliRunner().invoke(cli.app, ["--help"]).output
-    for command in COMMANDS:
+    for command in cli.COMMANDS:
         assert f" {command} " in output
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_has_help_with_its_options(command: str) -> None:
     result = CliRunner().invoke(cli.app, [command, "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     assert "--help" in result.output
     assert len(result.output.splitlines()) > 8
+
+
+def test_a_misspelled_command_is_told_what_it_might_have_been() -> None:
+    result = CliRunner().invoke(cli.app, ["trian"])
+    assert result.exit_code == 2
+    assert "Did you mean 'train'?" in result.output
+
+
+def test_a_service_does_not_wait_for_the_packages_of_other_commands() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from jobs import cli; "
+        "result = CliRunner().invoke(cli.app, ['serve', '--help']); assert result.exit_code == 0; "
+        "import services.recommender.server, services.recommender.app; "
+        "print(sorted({'matplotlib', 'scipy.stats', 'implicit', 'ray', 'optuna'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
 
 
 def raise_from_app(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
