@@ -1,12 +1,12 @@
 """What a model holds: users and items by id, what they are alike to, what users interacted with."""
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from rgals.artifact.similar import Neighbors
 from rgals.data.ids import IdDictionary
+from rgals.names import Side
 from services.recommender.answers import respond_json
 from services.recommender.problems import documented
 from services.recommender.routes.base import COMMON_PROBLEMS, JsonRoute
@@ -38,11 +38,7 @@ async def similar_items(
     request: Request, worker: Worker, item_id: _PathId, options: Annotated[NeighborQuery, Query()]
 ) -> Response:
     """Find the items whose factors point the same way, by cosine."""
-    served = worker.slot.take()
-    k = min(options.k, served.model.n_items)
-    return await _neighbors(
-        request, worker, served, options.k, lambda: served.model.similar_items(item_id, k, n_threads=1)
-    )
+    return await _neighbors(request, worker, "item", item_id, options.k)
 
 
 @router.get(
@@ -53,11 +49,7 @@ async def similar_users(
     request: Request, worker: Worker, user_id: _PathId, options: Annotated[NeighborQuery, Query()]
 ) -> Response:
     """Find the users whose factors point the same way, by cosine."""
-    served = worker.slot.take()
-    k = min(options.k, served.model.n_users)
-    return await _neighbors(
-        request, worker, served, options.k, lambda: served.model.similar_users(user_id, k, n_threads=1)
-    )
+    return await _neighbors(request, worker, "user", user_id, options.k)
 
 
 @router.get(
@@ -112,10 +104,16 @@ async def _ids(
     return respond_json(answer, served.version)
 
 
-async def _neighbors(
-    request: Request, worker: State, served: ServedModel, k: int, function: Callable[[], Neighbors]
-) -> Response:
-    found = await worker.engine.run(function, deadline_of(request, worker.settings))
+async def _neighbors(request: Request, worker: State, side: Side, row_id: str, k: int) -> Response:
+    served = worker.slot.take()
+    model = served.model
+
+    def compute() -> Neighbors:
+        if side == "item":
+            return model.similar_items(row_id, min(k, model.n_items), n_threads=1)
+        return model.similar_users(row_id, min(k, model.n_users), n_threads=1)
+
+    found = await worker.engine.run(compute, deadline_of(request, worker.settings))
     answer = {
         "id": str(found.id),
         "neighbors": [

@@ -1,5 +1,6 @@
 """``rgals serve`` as processes: workers that share memory and add up, signals, slow clients, the log."""
 
+import contextlib
 import json
 import os
 import re
@@ -75,6 +76,33 @@ def test_two_workers_serve_swap_and_add_up(registry, tmp_path):
         os.kill(min(worker_pids(service.url)), signal.SIGKILL)
         wait_until(lambda: len(worker_pids(service.url)) == 2)
         wait_until(lambda: f'workers{{version="{version}"}} 2.0' in httpx2.get(service.url + "/metrics").text)
+        assert service.stop() == 0
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_request_fails_that_one_only(registry):
+    with served("--registry", str(registry), "--workers", "2") as service:
+        wait_until(lambda: is_ready(service.url) and len(worker_pids(service.url)) == 2)
+        body = json.dumps({"requests": [{"user_id": 5}]}).encode()
+        with socket.create_connection(("127.0.0.1", service.port)) as connection:
+            connection.sendall(head_of(len(body)) + body[:5])
+            place = connection.getsockname()
+            holders: list[psutil.Process] = []
+
+            def is_held() -> bool:
+                workers = [psutil.Process(pid) for pid in worker_pids(service.url)]
+                holders[:] = [one for one in workers if place in [other.raddr for other in one.net_connections()]]
+                return len(holders) == 1
+
+            wait_until(is_held)
+            holders[0].kill()
+            connection.settimeout(20)
+            with contextlib.suppress(ConnectionResetError):
+                assert connection.recv(100) == b""
+        asked = [httpx2.get(service.url + LIST).status_code for _ in range(20)]
+        assert asked == [200] * 20
+        wait_until(lambda: len(worker_pids(service.url) - {holders[0].pid}) == 2)
+        # The request that died is not counted as under way for ever; this one is.
+        assert "rgals_http_requests_in_flight 1.0" in httpx2.get(service.url + "/metrics").text
         assert service.stop() == 0
 
 
