@@ -28,7 +28,10 @@ from rgals.artifact.registry_store import RegistryStore
 from rgals.data.storage import Folder
 from rgals.errors import ChecksumError, DataError, FormatVersionError
 
-__all__ = ["INDEX_NAME", "BuiltIndex", "attach_index", "build_index", "open_attached_index", "read_index_record"]
+__all__ = [
+    "INDEX_NAME", "BuiltIndex", "FetchedIndex", "attach_index", "build_index", "fetch_attached_index",
+    "read_index_record",
+]  # fmt: skip
 
 INDEX_NAME = "index.usearch"
 _RECORD_NAME = "index.json"
@@ -51,6 +54,34 @@ class BuiltIndex:
 
     path: Path
     record: IndexRecord
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedIndex:
+    """An index on the local disk whose bytes are those that were judged.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    record : IndexRecord
+        How it was built and judged.
+    """
+
+    path: Path
+    record: IndexRecord
+
+    def open(self, model: Model) -> ItemIndex:
+        """Open it for the model whose version it was attached to.
+
+        Raises
+        ------
+        DataError
+            If it belongs to another model or cannot be read.
+        """
+        if self.record.factor_sha256 != model.factor_checksum:
+            raise DataError(f"{self.path}: the index belongs to another model; publish with --index again")
+        return open_item_index(self.path, model.n_items, self.record.expansion_search)
 
 
 @contextmanager
@@ -147,10 +178,8 @@ def read_index_record(registry: str | Path | Folder, manifest_sha256: str) -> In
         raise DataError(f"{place}: not a readable record ({error}); publish with --index again") from error
 
 
-def open_attached_index(
-    registry: str | Path | Folder, manifest_sha256: str, model: Model, cache: Path
-) -> ItemIndex | None:
-    """Open the index of a version if there is one that was judged well enough.
+def fetch_attached_index(registry: str | Path | Folder, manifest_sha256: str, cache: Path) -> FetchedIndex | None:
+    """Find the index of a version if there is one that was judged well enough, and compare its checksum.
 
     Parameters
     ----------
@@ -158,14 +187,12 @@ def open_attached_index(
         Local path or pyarrow filesystem URI.
     manifest_sha256 : str
         SHA-256 of the version's manifest.
-    model : Model
-        The version.
     cache : Path
         Local folder for a copy where the registry is not on a local disk.
 
     Returns
     -------
-    ItemIndex or None
+    FetchedIndex or None
         None where there is none, or its recall is below its gate.
 
     Raises
@@ -173,14 +200,12 @@ def open_attached_index(
     ChecksumError
         If its bytes are not those that were judged.
     DataError
-        If it belongs to another model or cannot be read.
+        If it cannot be read.
     """
     record = read_index_record(registry, manifest_sha256)
     if record is None or not record.is_passed:
         return None
     folder = RegistryStore.open(registry).folder_beside(_FOLDER_NAME, manifest_sha256)
-    if record.factor_sha256 != model.factor_checksum:
-        raise DataError(f"{folder}: the index belongs to another model; publish with --index again")
     path = None if folder.local_path is None else folder.local_path / INDEX_NAME
     if path is None:
         path = cache / f"{record.sha256}.usearch"
@@ -191,7 +216,7 @@ def open_attached_index(
         raise ChecksumError(
             f"{path}: expected SHA-256 {record.sha256[:12]}, found {found[:12]}; publish with --index again"
         )
-    return open_item_index(path, model.n_items, record.expansion_search)
+    return FetchedIndex(path, record)
 
 
 def _copy(folder: Folder, path: Path) -> None:

@@ -4,6 +4,7 @@ import fcntl
 import logging
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from rgals.artifact.model import Model
 from rgals.artifact.queries import RankingRequest
 from rgals.artifact.registry import CurrentVersion, read_current, read_history
 from rgals.artifact.registry_copy import ModelFiles, copy_model
-from rgals.artifact.registry_index import open_attached_index
+from rgals.artifact.registry_index import FetchedIndex, fetch_attached_index
 from rgals.artifact.registry_records import Event
 from rgals.data.storage import Folder, new_folder
 from rgals.errors import ChecksumError, NumericalError
@@ -67,7 +68,7 @@ class Found:
     version : str
         Name of the version.
     load : callable
-        Opens and verifies it.
+        Opens, verifies and warms it.
     """
 
     identity: str
@@ -110,12 +111,20 @@ class RegistrySource:
         return Found(current.event.id, current.version, lambda: self._load(current))
 
     def _load(self, current: CurrentVersion) -> ServedModel:
-        model = current.open() if current.folder.local_path is not None else self._open_copy(current)
-        index = None
-        if self._uses_index:
-            index = open_attached_index(self._registry, current.manifest_sha256, model, self._cache)
+        # Hashing an index takes as long as all the rest: it goes on beside.
+        with ThreadPoolExecutor(1) as aside:
+            fetching = aside.submit(self._fetch_index, current)
+            model = current.open() if current.folder.local_path is not None else self._open_copy(current)
+            check_and_warm(model)
+            fetched = fetching.result()
+        index = None if fetched is None else fetched.open(model)
         publication = self._find_publication(current)
         return ServedModel(model, current.version, datetime.now(UTC), current.since, publication, index)
+
+    def _fetch_index(self, current: CurrentVersion) -> FetchedIndex | None:
+        if not self._uses_index:
+            return None
+        return fetch_attached_index(self._registry, current.manifest_sha256, self._cache)
 
     def _find_publication(self, current: CurrentVersion) -> Event:
         """Find the publication of a version that a rollback made current again."""
@@ -170,6 +179,7 @@ class FolderSource:
 
     def _load(self) -> ServedModel:
         model = Model.open(self._location)
+        check_and_warm(model)
         return ServedModel(model, model.factor_checksum[:12], datetime.now(UTC))
 
 

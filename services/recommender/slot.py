@@ -17,7 +17,7 @@ from rgals.data.storage import redact, replace_file
 from rgals.errors import DataError, RgalsError
 from services.recommender.metrics import Metrics
 from services.recommender.problems import ServiceError
-from services.recommender.served import Found, ModelSource, ServedModel, check_and_warm
+from services.recommender.served import Found, ModelSource, ServedModel
 
 __all__ = ["ModelSlot", "Outcome", "Reload", "read_worker_states"]
 
@@ -156,7 +156,6 @@ class ModelSlot:
             if not is_asked and self._was_refused(found.identity):
                 return Reload("refused", self._version(), self._detail)
             model = found.load()
-            check_and_warm(model.model)
         except Exception as error:  # noqa: BLE001 - a model that cannot be opened must not end the thread
             return self._refuse(found, error)
         self._swap(model, found.identity)

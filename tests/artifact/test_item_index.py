@@ -16,7 +16,7 @@ from rgals.artifact.item_index import (
 from rgals.artifact.model import Model
 from rgals.artifact.queries import RankingRequest
 from rgals.artifact.registry import read_current
-from rgals.artifact.registry_index import attach_index, build_index, open_attached_index, read_index_record
+from rgals.artifact.registry_index import attach_index, build_index, fetch_attached_index, read_index_record
 from rgals.errors import ChecksumError, DataError, FormatVersionError
 from rgals.numerics.topk import top_k
 from tests.artifact.catalog import N_ITEMS, write_catalog
@@ -92,7 +92,7 @@ def test_an_index_comes_back_from_its_file(model, index, tmp_path):
 def test_an_index_is_attached_with_its_recall_and_opened_with_its_version(model, tmp_path):
     publish_model(tmp_path / "r", model)
     current = read_current(tmp_path / "r")
-    assert open_attached_index(tmp_path / "r", current.manifest_sha256, model, tmp_path) is None
+    assert fetch_attached_index(tmp_path / "r", current.manifest_sha256, tmp_path) is None
     with build_index(model, OPTIONS.model_copy(update={"gate": 0.9}), 1) as built:
         attach_index(tmp_path / "r", model, built)
     assert not built.path.exists()
@@ -100,7 +100,7 @@ def test_an_index_is_attached_with_its_recall_and_opened_with_its_version(model,
     assert record == built.record
     assert record.is_passed
     assert record.recall > 0.97
-    opened = open_attached_index(tmp_path / "r", current.manifest_sha256, model, tmp_path)
+    opened = fetch_attached_index(tmp_path / "r", current.manifest_sha256, tmp_path).open(model)
     assert isinstance(opened, ItemIndex)
     assert opened.expansion_search == record.expansion_search
 
@@ -142,7 +142,7 @@ def test_an_index_below_its_gate_is_not_used(model, tmp_path):
     with build_index(model, weak, 1) as built:
         assert not built.record.is_passed
         attach_index(tmp_path / "r", model, built)
-    assert open_attached_index(tmp_path / "r", read_current(tmp_path / "r").manifest_sha256, model, tmp_path) is None
+    assert fetch_attached_index(tmp_path / "r", read_current(tmp_path / "r").manifest_sha256, tmp_path) is None
 
 
 def test_a_damaged_index_and_a_foreign_one_are_refused(model, tmp_path):
@@ -154,7 +154,7 @@ def test_a_damaged_index_and_a_foreign_one_are_refused(model, tmp_path):
     record = json.loads((folder / "index.json").read_text())
     (folder / "index.json").write_text(json.dumps({**record, "factor_sha256": "0" * 64}))
     with pytest.raises(DataError, match="belongs to another model"):
-        open_attached_index(tmp_path / "r", manifest, model, tmp_path)
+        fetch_attached_index(tmp_path / "r", manifest, tmp_path).open(model)
     (folder / "index.json").write_text(json.dumps({**record, "format_version": 99}))
     with pytest.raises(FormatVersionError):
         read_index_record(tmp_path / "r", manifest)
@@ -166,4 +166,4 @@ def test_a_damaged_index_and_a_foreign_one_are_refused(model, tmp_path):
     content[len(content) // 2] ^= 0xFF
     (folder / "index.usearch").write_bytes(content)
     with pytest.raises(ChecksumError, match="expected SHA-256"):
-        open_attached_index(tmp_path / "r", manifest, model, tmp_path)
+        fetch_attached_index(tmp_path / "r", manifest, tmp_path)
