@@ -14,13 +14,12 @@ from rgals.names import Factors, Float64Array, Offsets, Rows
 from rgals.numerics.fold_in import FoldInArrays, UserSystem
 from rgals.numerics.loss import Loss
 from rgals.numerics.sparse import InteractionRows
+from rgals.numerics.vector_kernels import measure_rows
 
 __all__ = ["Id", "ModelContents", "RankingContents", "gather_rows"]
 
 Id: TypeAlias = str | int
 """A user or item id as the caller writes it."""
-
-_NORM_BLOCK_ROWS = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,14 @@ class RankingContents:
     popularity: Offsets
 
     @cached_property
+    def item_norms(self) -> Float64Array:
+        """Length of each item's factors, float64 of shape (n_items,)."""
+        return _measure(self.item_factors)
+
+    @cached_property
     def longest_item(self) -> float | None:
         """Length of the longest item's factors; None where one is NaN or infinite. Computed once."""
-        longest = float(_row_norms(self.item_factors).max(initial=0.0))
+        longest = float(self.item_norms.max(initial=0.0))
         return longest if math.isfinite(longest) else None
 
     @cached_property
@@ -109,12 +113,7 @@ class ModelContents(RankingContents):
     @cached_property
     def user_norms(self) -> Float64Array:
         """Length of each user's factors, float64 of shape (n_users,)."""
-        return _row_norms(self.user_factors)
-
-    @cached_property
-    def item_norms(self) -> Float64Array:
-        """Length of each item's factors, float64 of shape (n_items,)."""
-        return _row_norms(self.item_factors)
+        return _measure(self.user_factors)
 
 
 def gather_rows(rows: InteractionRows, wanted: Offsets) -> InteractionRows:
@@ -136,9 +135,7 @@ def gather_rows(rows: InteractionRows, wanted: Offsets) -> InteractionRows:
     return InteractionRows(indptr, rows.columns[positions], weights, rows.n_columns)
 
 
-def _row_norms(factors: Factors) -> Float64Array:
+def _measure(factors: Factors) -> Float64Array:
     norms = np.empty(factors.shape[0])
-    for start in range(0, factors.shape[0], _NORM_BLOCK_ROWS):
-        block = factors[start : start + _NORM_BLOCK_ROWS].astype(np.float64)
-        norms[start : start + block.shape[0]] = np.sqrt(np.einsum("ij,ij->i", block, block))
+    measure_rows(factors, norms)
     return norms

@@ -9,7 +9,15 @@ import numpy as np
 from rgals.names import Factors, Float64Array, Rows, Weights
 from rgals.numerics.compile import kernel
 
-__all__ = ["add_combination", "factorize", "load_entries", "scale_and_sum", "score_entries", "substitute"]
+__all__ = [
+    "add_combination",
+    "factorize",
+    "load_entries",
+    "measure_rows",
+    "scale_and_sum",
+    "score_entries",
+    "substitute",
+]
 
 
 @kernel
@@ -147,3 +155,14 @@ def scale_and_sum(
             square += np.float64(value) * value
         norm += ridges[r] * square
     return norm
+
+
+@kernel
+def measure_rows(rows: Factors, lengths: Float64Array) -> None:
+    """Write the length of each row; it is finite where all of its entries are."""
+    for r in range(rows.shape[0]):
+        total = 0.0
+        for f in range(rows.shape[1]):
+            value = np.float64(rows[r, f])
+            total += value * value
+        lengths[r] = np.sqrt(total)

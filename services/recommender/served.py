@@ -22,7 +22,7 @@ from rgals.artifact.registry_records import Event
 from rgals.data.storage import Folder, new_folder
 from rgals.errors import ChecksumError, NumericalError
 from rgals.names import MANIFEST_NAME
-from rgals.numerics.topk import find_not_finite
+from rgals.numerics.vector_kernels import measure_rows
 
 __all__ = ["FolderSource", "Found", "ModelSource", "RegistrySource", "ServedModel", "check_and_warm"]
 
@@ -111,9 +111,10 @@ class RegistrySource:
         return Found(current.event.id, current.version, lambda: self._load(current))
 
     def _load(self, current: CurrentVersion) -> ServedModel:
-        # Hashing an index takes as long as all the rest: it goes on beside.
-        with ThreadPoolExecutor(1) as aside:
+        # Checksums need no interpreter: what else takes long goes on beside them.
+        with ThreadPoolExecutor(2) as aside:
             fetching = aside.submit(self._fetch_index, current)
+            aside.submit(_load_kernels)
             model = current.open() if current.folder.local_path is not None else self._open_copy(current)
             check_and_warm(model)
             fetched = fetching.result()
@@ -183,6 +184,13 @@ class FolderSource:
         return ServedModel(model, model.factor_checksum[:12], datetime.now(UTC))
 
 
+def _load_kernels() -> None:
+    """Let the compiler read what it needs for any kernel at all."""
+    rows = np.zeros((1, 1), dtype=np.float32)
+    rows.flags.writeable = False  # as those of a model
+    measure_rows(rows, np.zeros(1))
+
+
 def check_and_warm(model: Model) -> None:
     """See that a model can answer, and let its first request find everything ready.
 
@@ -193,14 +201,15 @@ def check_and_warm(model: Model) -> None:
     DataError
         If a file is not what it should be.
     """
-    for side, factors in (("user", model.user_factors), ("item", model.item_factors)):
-        n_bad, first = find_not_finite(factors)
-        if n_bad:
-            raise NumericalError(
-                f"{model.location}: {n_bad} {side} rows have factors that are NaN or infinite, the first is row {first}"
-            )
     contents = model.contents
-    _ = contents.popular_rows, contents.item_norms, contents.user_norms
+    for side, norms in (("user", contents.user_norms), ("item", contents.item_norms)):
+        bad = np.flatnonzero(~np.isfinite(norms))
+        if bad.size:
+            raise NumericalError(
+                f"{model.location}: {bad.size} {side} rows have factors that are NaN or infinite, the first is row "
+                f"{bad[0]}"
+            )
+    _ = contents.popular_rows
     row = np.zeros(1, dtype=np.int64)
     item = model.item_ids.ids_of(row)[0]
     user = model.user_ids.ids_of(row)[0] if model.n_users else None
