@@ -25,7 +25,7 @@ from rgals.artifact.item_index import (
 from rgals.artifact.model import Model
 from rgals.artifact.registry_copy import ModelFiles
 from rgals.artifact.registry_store import RegistryStore
-from rgals.data.storage import Folder
+from rgals.data.storage import Folder, replace_file
 from rgals.errors import ChecksumError, DataError, FormatVersionError
 
 __all__ = [
@@ -220,11 +220,12 @@ def fetch_attached_index(registry: str | Path | Folder, manifest_sha256: str, ca
 
 
 def _copy(folder: Folder, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as target, folder.open_input(INDEX_NAME) as source:
-        while block := source.read(_BLOCK_BYTES):
-            target.write(block)
-    Path(target.name).replace(path)
+    """Copy an index to the local disk, and remove the copies but the newest two: mapped ones stay in memory."""
+    with folder.open_input(INDEX_NAME) as source:
+        replace_file(path, iter(partial(source.read, _BLOCK_BYTES), b""))
+    copies = sorted(path.parent.glob(f"*{path.suffix}"), key=lambda copy: copy.stat().st_mtime_ns)
+    for copy in copies[:-2]:
+        copy.unlink(missing_ok=True)
 
 
 def _hash_file(path: Path) -> str:

@@ -14,8 +14,8 @@ from tests.artifact.model_factory import LOSS
 N_USERS, N_ITEMS, N_FACTORS = 120, 3000, 16
 
 
-def write_catalog(folder: Path) -> Model:
-    rng = np.random.default_rng(0)
+def write_catalog(folder: Path, seed: int = 0) -> Model:
+    rng = np.random.default_rng(seed)
     lengths = rng.gamma(2.0, 0.5, (N_ITEMS, 1))
     user_rows = np.repeat(np.arange(N_USERS), 12)
     item_rows = np.concatenate([rng.choice(N_ITEMS, 12, replace=False) for _ in range(N_USERS)])

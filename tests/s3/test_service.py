@@ -80,13 +80,18 @@ def test_a_full_disk_keeps_the_old_version_and_leaves_nothing(store, tmp_path):
         assert httpx2.get(service.url + LIST).json()["model_version"] == version
 
 
-def test_an_index_on_s3_is_copied_and_used(store, tmp_path):
+def test_an_index_on_s3_is_copied_and_used_and_only_two_are_kept(store, tmp_path):
     bucket = store.new_bucket()
     place = f"s3://{KEY}:{SECRET}@{bucket}/registry?{store.options}"
-    model = write_catalog(tmp_path / "model")
-    publish_model(place, model)
-    with build_index(model, IndexOptions(gate=0.9, n_users=50), 1) as built:
-        attach_index(place, model, built)
-    with running(registry=place, cache_dir=tmp_path / "cache") as client:
-        assert client.get(LIST).json()["exact"] is False
-    assert list((tmp_path / "cache").glob("*.usearch"))
+    for seed in range(3):
+        model = write_catalog(tmp_path / str(seed), seed=seed)
+        version = publish_model(place, model)
+        with build_index(model, IndexOptions(gate=0.9, n_users=50), 1) as built:
+            attach_index(place, model, built)
+        with running(registry=place, cache_dir=tmp_path / "cache") as client:
+            assert client.get(LIST).json()["exact"] is False
+            assert version_of(client) == version
+        indexes = list((tmp_path / "cache").glob("*.usearch"))
+        assert len(indexes) == min(seed + 1, 2)
+        assert built.record.sha256 in [path.stem for path in indexes]
+    assert [path for path in (tmp_path / "cache").iterdir() if "partial" in path.name] == []
