@@ -20,6 +20,7 @@ from rgals.errors import DataError, InputError, MissingDependencyError
 from rgals.names import Factors, Float64Array, Offsets, Rows
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.topk import TopK, top_k
+from rgals.numerics.vector_kernels import measure_rows
 
 __all__ = [
     "IndexOptions",
@@ -155,7 +156,10 @@ class ItemIndex:
             return None
         query = user / max(float(np.abs(user).max()), _LEAST)
         found = np.asarray(self._graph.search(query, n_wanted, threads=1).keys)
-        rows = np.setdiff1d(found.astype(np.int32), hidden)
+        rows = found.astype(np.int32)
+        if hidden.size:
+            places = np.minimum(np.searchsorted(hidden, rows), hidden.size - 1)
+            rows = rows[hidden[places] != rows]
         if rows.size < k:
             return None
         scores = item_factors[rows] @ user
@@ -200,13 +204,18 @@ def build_item_index(
         expansion_add=options.expansion_add,
         expansion_search=options.expansion_search or _SEARCHES[-1],
     )
+    lengths, largest = np.empty(n_items), _LEAST
+    measure_rows(item_factors, lengths)
     starts = range(0, n_items, _BLOCK_ROWS)
-    largest = max([_LEAST, *(float(np.abs(item_factors[start : start + _BLOCK_ROWS]).max()) for start in starts)])
     for start in starts:
-        block = np.ascontiguousarray(item_factors[start : start + _BLOCK_ROWS]) / np.float32(largest)
-        graph.add(np.arange(start, start + len(block), dtype=np.uint64), block, threads=n_threads)
+        largest = max(largest, float(np.abs(item_factors[start : start + _BLOCK_ROWS]).max()))
+    # The longest first: most searches end among them, and what lies together in memory is found together.
+    order = np.argsort(-lengths, kind="stable")
+    for start in starts:
+        rows = order[start : start + _BLOCK_ROWS]
+        graph.add(rows.astype(np.uint64), item_factors[rows] / np.float32(largest), threads=n_threads)
         if progress is not None:
-            progress(start + len(block), n_items)
+            progress(start + rows.size, n_items)
     return ItemIndex(graph, n_items)
 
 
