@@ -369,10 +369,11 @@ def measure_large(args: argparse.Namespace) -> dict[str, Any]:
         for _ in range(args.rounds):
             with serving("--registry", str(args.registry), uses_index=uses_index) as service:
                 load(service.port, requests, args.rate, 3)
-                result = load(service.port, requests, args.rate, args.seconds)
-                runs.append(
-                    {"ready_s": service.ready_s, "p50_ms": result.quantile_ms(0.5), "p99_ms": result.quantile_ms(0.99)}
-                )
+                run = {"ready_s": service.ready_s}
+                for rate in (args.rate, *([args.index_rate] if uses_index else [])):
+                    result = load(service.port, requests, rate, args.seconds)
+                    run |= {f"p{part}_ms_at_{rate:g}": result.quantile_ms(part / 100) for part in (50, 99)}
+                runs.append(run)
         found[name] = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
     return found
 
@@ -397,6 +398,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=500, help="requests of a batch")
     parser.add_argument("--connections", type=int, default=2)
     parser.add_argument("--rate", type=float, default=200.0)
+    parser.add_argument("--index-rate", type=float, default=100.0, help="a second rate for lists by an index")
     parser.add_argument("--every", type=float, default=5.0, help="seconds between swaps")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--json", type=Path)

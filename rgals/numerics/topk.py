@@ -61,6 +61,7 @@ class _Problem:
     banned: Rows
     lists: TopK
     longest_item: float | None
+    n_threads: int
 
     @property
     def n_items(self) -> int:
@@ -230,10 +231,11 @@ def top_k(
     _check(users, items, k, seen, is_allowed, n_threads)
     lists = TopK(np.full((len(users), k), -1, dtype=np.int32), np.full((len(users), k), -np.inf, dtype=np.float32))
     banned = np.empty(0, dtype=np.int32) if is_allowed is None else np.flatnonzero(~is_allowed).astype(np.int32)
-    problem = _Problem(users, items, seen, banned, lists, longest_item)
     threads = available_threads() if n_threads is None else n_threads
     tiles, use_blas = run_blocks(_choose_tiles, [users.shape[1]], 1)[0]
     blocks = _divide(len(users), tiles, threads)
+    spare = threads if len(blocks) == 1 else 1  # a lone block runs in this thread
+    problem = _Problem(users, items, seen, banned, lists, longest_item, spare)
     found = run_blocks(lambda block: _rank_block(problem, block, use_blas), blocks, threads)
     _raise_if_not_finite("user", len(users), [(n, first) for n, first, _, _ in found])
     _raise_if_not_finite("item", len(items), [(n, first) for _, _, n, first in found[:1]])
@@ -281,7 +283,9 @@ def _tiles_of(problem: _Problem, block: _Block) -> list[int]:
         rows = range(block.start, block.stop)
         hidden = [_NO_ROWS if problem.seen is None else problem.seen.columns_of(row) for row in rows]
         users = problem.user_factors[block.start : block.stop]
-        tiles = find_tiles(users, problem.item_factors, k, hidden, problem.banned, problem.longest_item, _ITEM_TILE)
+        tiles = find_tiles(
+            users, problem.item_factors, k, hidden, problem.banned, problem.longest_item, _ITEM_TILE, problem.n_threads
+        )
     return list(range(0, problem.n_items, _ITEM_TILE)) if tiles is None else tiles.tolist()
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from rgals.names import Factors, Offsets, Rows, Weights
 from rgals.numerics.compile import kernel
+from rgals.numerics.threads import run_blocks
 
 __all__ = ["find_tiles"]
 
@@ -24,6 +25,8 @@ _UNIT = 2.0**-24
 _LARGEST = 1e37
 """Scores beyond could overflow on the way: then all tiles are looked at."""
 _ITEM_BLOCK = 4
+_PIECE = 1 << 16
+"""Items of a piece of work: some milliseconds, so that handing it to a thread costs nothing beside it."""
 _CHUNK = 64
 """Scores compared with the threshold at once, before any is looked at."""
 
@@ -77,6 +80,16 @@ def _kth_largest(scores: Weights, kept: Weights) -> float:
     return float(kept[0])
 
 
+def _score_all(user: Weights, items: Factors, scores: Weights, n_threads: int) -> None:
+    """Write the plain scores of one user, in pieces that threads share."""
+
+    def work(start: int) -> None:
+        piece = slice(start, start + _PIECE)
+        _plain_scores(user, items[piece], scores[piece])
+
+    run_blocks(work, range(0, items.shape[0], _PIECE), n_threads)
+
+
 def find_tiles(
     users: Factors,
     items: Factors,
@@ -85,6 +98,7 @@ def find_tiles(
     banned: Rows,
     longest_item: float,
     tile: int,
+    n_threads: int,
 ) -> Offsets | None:
     """Find the tiles of items that can hold one of the best ``k`` of any of the users.
 
@@ -104,6 +118,8 @@ def find_tiles(
         Length of the longest item, or more.
     tile : int
         Items of a tile.
+    n_threads : int
+        Threads; few items are left to one.
 
     Returns
     -------
@@ -119,7 +135,7 @@ def find_tiles(
         length = math.sqrt(float(np.dot(user.astype(np.float64), user.astype(np.float64)))) * longest_item
         if not length < _LARGEST or share >= 0.5 or n_items - own.size - banned.size <= k:
             return None
-        _plain_scores(user, items, scores)
+        _score_all(user, items, scores, n_threads)
         scores[own] = -np.inf
         scores[banned] = -np.inf
         worst = _kth_largest(scores, kept)

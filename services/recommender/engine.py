@@ -206,13 +206,18 @@ class Engine:
             assert first.model is not None
             requests = [job.request for job in wanted if job.request is not None]
             self._metrics.gathered.observe(len(requests))
-            for job, answer in zip(
-                wanted, first.model.model.answer(requests, n_threads=1, index=first.model.index), strict=True
-            ):
+            n_threads = self._options.n_threads if len(requests) == 1 and self._is_quiet() else 1
+            answers = first.model.model.answer(requests, n_threads=n_threads, index=first.model.index)
+            for job, answer in zip(wanted, answers, strict=True):
                 job.result = answer
         except Exception as error:  # noqa: BLE001 - it is raised again where somebody waits
             for job in wanted:
                 job.error = error
+
+    def _is_quiet(self) -> bool:
+        """Whether nothing else is under way, so that a list may take all threads: a large catalog's is ready sooner."""
+        with self._changed:
+            return self._n_busy == 1 and not self._jobs
 
     def _deliver(self, jobs: Sequence[_Job[Any]]) -> None:
         """Hand results over to the event loop, all in one step."""

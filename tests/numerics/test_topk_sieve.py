@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rgals.numerics import topk
+from rgals.numerics import topk, topk_sieve
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.topk import top_k
 from rgals.numerics.topk_sieve import find_tiles
@@ -65,11 +65,28 @@ def test_few_tiles_are_multiplied_for_one_user(monkeypatch):
     assert len(multiplied) == 10
 
 
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_threads_share_the_plain_pass_of_one_user_and_change_no_bit(monkeypatch, n_threads):
+    monkeypatch.setattr(topk_sieve, "_PIECE", 1000)
+    shared = []
+    run_blocks = topk_sieve.run_blocks
+    monkeypatch.setattr(topk_sieve, "run_blocks", lambda *given: (shared.append(given), run_blocks(*given))[1])
+    for kind in ("plain", "close"):
+        users, items = factors(4, 64, kind)
+        sieved = top_k(users[:1], items, 10, longest_item=longest(items), n_threads=n_threads)
+        whole = top_k(users[:1], items, 10, n_threads=1)
+        assert np.array_equal(sieved.items, whole.items)
+        assert np.array_equal(sieved.scores.view(np.int32), whole.scores.view(np.int32))
+    assert [(len(blocks), given) for _, blocks, given in shared] == [(10, n_threads)] * 2
+
+
 @pytest.mark.parametrize("scale", [1e30, 1e27])
 def test_scores_that_could_overflow_are_all_looked_at(scale):
     users, items = factors(2, 8, "plain")
     users, items = users * np.float32(scale), items * np.float32(1e10)
-    assert find_tiles(users, items, 5, [np.empty(0, np.int32)] * 3, np.empty(0, np.int32), longest(items), 1024) is None
+    assert (
+        find_tiles(users, items, 5, [np.empty(0, np.int32)] * 3, np.empty(0, np.int32), longest(items), 1024, 1) is None
+    )
     sieved = top_k(users, items, 5, longest_item=longest(items))
     assert np.array_equal(sieved.items, top_k(users, items, 5).items)
 

@@ -97,6 +97,30 @@ def test_without_gathering_every_list_is_alone(served):
     assert gathered_sizes(metrics) == (5, 5)
 
 
+def test_a_list_takes_all_threads_only_while_nothing_else_is_under_way(served, monkeypatch):
+    taken: list[int] = []
+    answer = type(served.model).answer
+
+    def watched(self, requests, *, n_threads, index):
+        taken.append(n_threads)
+        return answer(self, requests, n_threads=n_threads, index=index)
+
+    monkeypatch.setattr(type(served.model), "answer", watched)
+    request = RankingRequest(user_id=ids_of(served.model.user_ids)[0])
+
+    async def run() -> None:
+        await machine.rank(served, request, later())
+        blocked, task = await started(machine)
+        await machine.rank(served, request, later())
+        blocked.may_end.set()
+        await task
+
+    machine, _ = engine(n_threads=3)
+    asyncio.run(run())
+    machine.close()
+    assert taken == [3, 1]
+
+
 def test_lists_of_two_models_are_not_mixed(served, tmp_path):
     other = ServedModel(Parts(20, 30, 3, seed=9).write(tmp_path / "m"), "w", datetime.now(UTC))
     user = ids_of(served.model.user_ids)[0]
