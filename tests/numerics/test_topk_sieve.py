@@ -73,7 +73,7 @@ def test_threads_share_the_plain_pass_of_one_user_and_change_no_bit(monkeypatch,
     monkeypatch.setattr(topk_sieve, "run_blocks", lambda *given: (shared.append(given), run_blocks(*given))[1])
     for kind in ("plain", "close"):
         users, items = factors(4, 64, kind)
-        items[[0, 999, 1000, 8999, 9000, 9499]] += users[0]  # the best lie at the ends of pieces
+        items[[999, 1999, 2999, 3999, 6000, 7000, 9499]] += users[0]  # the best: at ends of pieces, one in a tile
         sieved = top_k(users[:1], items, 10, longest_item=longest(items), n_threads=n_threads)
         whole = top_k(users[:1], items, 10, n_threads=1)
         assert np.array_equal(sieved.items, whole.items)
