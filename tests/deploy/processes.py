@@ -5,6 +5,7 @@ process: paths of the container are folders below a temporary one, host names an
 file offers, and every "container" has an address of its own on the loopback interface.
 """
 
+import contextlib
 import itertools
 import os
 import secrets
@@ -151,6 +152,18 @@ class Container:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+        self.end_rest()
+
+    def end_rest(self) -> None:
+        """End what is left after the first process, as the kernel does when that of a container has ended.
+
+        Ray's agents, left to themselves, end some seconds or a minute later: they first report to a head that is gone.
+        """
+        while rest := self.deployment.leftovers_of(self):
+            for process in rest:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(rest, timeout=1.0)
 
     def stop(self, timeout_s: float = STOP_S) -> int:
         assert self.process is not None
@@ -210,14 +223,10 @@ class Deployment:
 
     def leftovers_of(self, container: Container) -> list[psutil.Process]:
         home = container.environment["HOME"]
-        return [process for process in self.leftovers() if process.environ().get("HOME") == home]
+        return [process for process in self.leftovers() if _home_of(process) == home]
 
     def _owns(self, process: psutil.Process) -> bool:
-        try:
-            home = process.environ().get("HOME", "")
-        except psutil.Error:
-            return False
-        return home.startswith(f"{self.folder}/") and process.status() != psutil.STATUS_ZOMBIE
+        return _home_of(process).startswith(f"{self.folder}/")
 
     def remove(self) -> None:
         """End whatever is left, and the folder."""
@@ -231,9 +240,17 @@ class Deployment:
                 except subprocess.TimeoutExpired:
                     container.process.kill()
                     container.process.wait()
-        for process in self.leftovers():
-            process.kill()
+        for container in self.containers:
+            container.end_rest()
         shutil.rmtree(self.folder)
+
+
+def _home_of(process: psutil.Process) -> str:
+    """Give HOME of a process that runs, an empty text for one that has ended or is not ours to look at."""
+    try:
+        return "" if process.status() == psutil.STATUS_ZOMBIE else process.environ().get("HOME", "")
+    except psutil.Error:
+        return ""
 
 
 def start_order(services: list[str]) -> list[str]:

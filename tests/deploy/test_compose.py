@@ -125,6 +125,7 @@ def test_another_token_is_refused(deployment: Deployment, nodes: list[Container]
     assert health.returncode == 1
     assert "it asks for a token" in health.stdout
     assert worker.wait(120) != 0
+    worker.end_rest()
     assert "Authentication token is missing or incorrect" in worker.output()
 
     train = deployment.create("train", wrong).start(dataset, "--output", "/data/refused")
@@ -151,6 +152,7 @@ def test_without_a_head_all_are_unhealthy_and_they_come_back_with_it(
     assert [node.check_health().returncode for node in (head, first)] == [1, 1]
     assert "no Ray answers there" in head.check_health().stdout
     assert first.wait(120) != 0  # by itself; the restart policy starts it again
+    first.end_rest()
     wait_until(lambda: not deployment.leftovers(), 30, lambda: str(deployment.leftovers()))
 
     head = deployment.create("ray-head", number=1).start()
