@@ -149,7 +149,7 @@ class Sweeps:
         record = self._solver.run_sweep()
         found = record.expanded
         assert found is not None
-        parts = {"user_s": record.user_s, "item_s": record.item_s, "expand_s": found.seconds}
+        parts = {"user_s": record.user_s, "item_s": record.item_s, "pass_s": found.passed.seconds}
         self.parts.append({**parts, "step_length": found.step_length})
 
 
@@ -226,7 +226,7 @@ def print_table(results: list[dict[str, object]], args: argparse.Namespace) -> N
                 f"{found['fraction_of_limit']:.0%}", f"{found['exponentials_per_s'] / 1e9:.3f}", f"{sweep_s:.3f}",
                 f"{found['share_of_sweep']:.0%}",
             )  # fmt: skip
-    Console(width=max(Console().width, 120)).print(table)
+    Console(width=max(Console().width, 128)).print(table)
 
 
 def main() -> None:

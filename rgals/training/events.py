@@ -97,7 +97,11 @@ class SweepEvent:
     step_length: float | None = None
     """Of a re-expanded sweep, how far it went: less than 1 where the exact loss would have risen, 0 where it stayed."""
     pass_s: float | None = None
-    """Of a re-expanded sweep, the seconds of its passes over all scores, which are part of ``seconds``."""
+    """Of a re-expanded sweep, the seconds of its passes over all scores, which are part of ``seconds``: those of the
+    worker that was longest in each pass. There is one by item and one by user, and another one for each halving of the
+    step and where the expansion begins."""
+    scores_per_s: float | None = None
+    """Of a re-expanded sweep, scores visited per second of ``pass_s``, each with four operations per factor."""
     objective_error: float | None = None
     """Of a re-expanded sweep with ``pass_fraction`` below 1, the standard error of the objective, at most."""
 

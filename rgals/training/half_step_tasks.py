@@ -1,5 +1,6 @@
 """What the workers do in a half-step: gather the fixed side, load their shards, solve their rows."""
 
+import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -20,6 +21,7 @@ from rgals.training.factor_blocks import SideFactors
 from rgals.training.weighted_shards import WeightedShards
 
 __all__ = [
+    "PassWork",
     "ShardEntries",
     "ShardSummary",
     "ShardTask",
@@ -145,6 +147,22 @@ class SharedHalfStep:
 
 
 @dataclass(frozen=True, slots=True)
+class PassWork:
+    """One shard's part of a pass over all scores.
+
+    Parameters
+    ----------
+    seconds : float
+        Seconds in the pass itself; what is fetched, and rotated before, is not in it.
+    n_scores : int
+        Scores of its rows with the rows of the other side that were looked at.
+    """
+
+    seconds: float
+    n_scores: int
+
+
+@dataclass(frozen=True, slots=True)
 class ShardSummary:
     """What the driver learns of a solved shard.
 
@@ -156,12 +174,15 @@ class ShardSummary:
         Rows without a finite solution, and the first of them within the shard, -1 when there are none.
     cross : list of SumNode
         `rgals.numerics.reexpansion_items.cross_sums` of re-expanded users; else empty.
+    passed : PassWork or None
+        Of re-expanded items, the pass that gave their slopes; else None.
     """
 
     nodes: list[SumNode]
     n_failed: int
     first_failed: int
     cross: list[SumNode] = field(default_factory=list)
+    passed: PassWork | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +223,11 @@ def solve_shard(prepared: _Prepared, task: ShardTask, context: WorkerContext) ->
     """Solve one shard's rows; give their factors and their sums."""
     backgrounds, ridges = _writable(context.fetch(task.terms))
     initial = context.fetch(task.initial)
-    entries, slopes = None, None
+    entries, slopes, passed = None, None, None
     if task.entries is None:
         rows = load_rows(prepared.shared, task.side, task.index, context)
     else:
-        entries, slopes, backgrounds = _open_entries(prepared, task, initial, backgrounds, context)
+        entries, slopes, backgrounds, passed = _open_entries(prepared, task, initial, backgrounds, context)
         rows = entries.rows
     solved = solve_half_step(
         prepared.system,
@@ -223,36 +244,38 @@ def solve_shard(prepared: _Prepared, task: ShardTask, context: WorkerContext) ->
     if task.entries is not None and task.side == "user":
         former = rotate(initial, prepared.shared.initial_matrix, context.n_threads)
         cross = cross_sums(solved.factors, former, backgrounds, first_block=task.shard.start // BLOCK_ROWS)
-    return solved.factors, ShardSummary(solved.nodes, solved.n_failed, solved.first_failed, cross)
+    return solved.factors, ShardSummary(solved.nodes, solved.n_failed, solved.first_failed, cross, passed)
 
 
 def _open_entries(
     prepared: _Prepared, task: ShardTask, initial: Factors, backgrounds: Float64Array, context: WorkerContext
-) -> tuple[Entries, Factors, Float64Array]:
-    """Give the entries, the slopes and the background weights of a re-expanded shard."""
+) -> tuple[Entries, Factors, Float64Array, PassWork | None]:
+    """Give the entries, the slopes and the background weights of a re-expanded shard, and its pass over the scores."""
     shared = prepared.shared.slopes
     assert shared is not None
     assert task.entries is not None
     if not isinstance(task.entries, tuple):
         expansion = context.fetch(task.entries)
         slopes = rotate(expansion.slopes, shared.turn, context.n_threads)
-        return _writable_entries(expansion.entries), slopes, expansion.backgrounds.copy()
+        return _writable_entries(expansion.entries), slopes, expansion.backgrounds.copy(), None
     assert prepared.former is not None
     parts = [_writable_entries(part) for part in context.fetch_each(task.entries)]
     vectors = rotate(initial, prepared.shared.initial_matrix, context.n_threads)
     entries = join_items(parts, prepared.system.fixed.shape[0])
     users = prepared.former, prepared.system.fixed, shared.weight_sums, shared.log_partitions
-    log_prior = shared.log_prior[task.shard.start : task.shard.stop]
+    log_prior, started = shared.log_prior[task.shard.start : task.shard.stop], time.perf_counter()
     if shared.sample is None:
         slopes = item_slopes(vectors, *users, log_prior, n_threads=context.n_threads)
     else:
         slopes = sampled_item_slopes(
             vectors, *users, log_prior, entries.rows, shared.sample, n_threads=context.n_threads
         )
+    n_users = prepared.former.shape[0] if shared.sample is None else shared.sample.rows.size
+    passed = PassWork(time.perf_counter() - started, task.shard.n_rows * n_users)
     # The kernel bends the background around the present scores, the expansion around the former ones.
     moved = np.diag(prepared.shared.eigenvalues) - shared.cross
     slopes += (backgrounds[:, None] * (vectors @ moved.T)).astype(np.float32)
-    return entries, slopes, backgrounds
+    return entries, slopes, backgrounds, passed
 
 
 def sum_shard(shared: None, task: ShardTask, context: WorkerContext) -> list[SumNode]:

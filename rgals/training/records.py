@@ -1,12 +1,42 @@
 """What a sweep did: objectives, seconds, and how the work was spread."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rgals.execution import BlockResult
 from rgals.names import Factors
-from rgals.training.half_step_tasks import ShardSummary
+from rgals.training.half_step_tasks import PassWork, ShardSummary
 
-__all__ = ["ExpansionRecord", "StepLoad", "SweepRecord"]
+__all__ = ["ExpansionRecord", "PassLoad", "StepLoad", "SweepRecord"]
+
+
+@dataclass(frozen=True, slots=True)
+class PassLoad:
+    """Passes over all scores.
+
+    Parameters
+    ----------
+    seconds : float
+        For how long the worker was in them that was longest; of several passes, the sum.
+    n_scores : int
+        Scores that they looked at, all workers together.
+    """
+
+    seconds: float = 0.0
+    n_scores: int = 0
+
+    @classmethod
+    def of(cls, parts: Iterable[tuple[str, PassWork]]) -> "PassLoad":
+        """Put the parts of one pass together, each with the name of its worker."""
+        busy: dict[str, float] = {}
+        n_scores = 0
+        for worker, part in parts:
+            busy[worker] = busy.get(worker, 0.0) + part.seconds
+            n_scores += part.n_scores
+        return cls(max(busy.values(), default=0.0), n_scores)
+
+    def __add__(self, other: "PassLoad") -> "PassLoad":
+        return PassLoad(self.seconds + other.seconds, self.n_scores + other.n_scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +51,15 @@ class StepLoad:
         Name of the worker that was busy longest.
     slowest_s, mean_s : float
         Its busy seconds, and the mean over the workers.
+    passed : PassLoad
+        The pass over all scores that was part of it, if any.
     """
 
     n_workers: int
     slowest: str
     slowest_s: float
     mean_s: float
+    passed: PassLoad = PassLoad()
 
     @classmethod
     def of(cls, results: list[BlockResult[Factors, ShardSummary]]) -> "StepLoad":
@@ -35,7 +68,9 @@ class StepLoad:
         for result in results:
             busy[result.worker] = busy.get(result.worker, 0.0) + result.seconds + result.prepare_s
         slowest = max(busy, key=lambda worker: busy[worker])
-        return cls(len(busy), slowest, busy[slowest], sum(busy.values()) / len(busy))
+        parts = [(result.worker, result.summary.passed) for result in results]
+        passed = PassLoad.of((worker, part) for worker, part in parts if part is not None)
+        return cls(len(busy), slowest, busy[slowest], sum(busy.values()) / len(busy), passed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +84,15 @@ class ExpansionRecord:
     step_length : float
         How far the sweep went towards the minimum of the expansion before: 1, or less where the exact objective
         would have risen; 0 where no step was short enough, and the factors stayed as they were.
-    seconds : float
-        Seconds of the passes over all scores.
+    passed : PassLoad
+        All passes over the scores that the sweep made: that of the items, and one of the users for each expansion.
     error : float
         Standard error of the objective, at most, where the passes look at a sample; else 0.
     """
 
     objective: float
     step_length: float
-    seconds: float
+    passed: PassLoad
     error: float = 0.0
 
 

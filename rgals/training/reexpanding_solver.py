@@ -13,7 +13,6 @@ suits the softmax loss best (`rgals.numerics.temperature`).
 """
 
 import math
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -32,9 +31,9 @@ from rgals.numerics.threads import one_blas_thread
 from rgals.numerics.weighting import weigh_entries
 from rgals.training.config import TrainingConfig
 from rgals.training.factor_blocks import BlockState, FactorState, SideFactors
-from rgals.training.half_step_tasks import SharedSlopes
+from rgals.training.half_step_tasks import PassWork, SharedSlopes
 from rgals.training.monitor import read_user_rows, sample_rows
-from rgals.training.records import ExpansionRecord, SweepRecord
+from rgals.training.records import ExpansionRecord, PassLoad, SweepRecord
 from rgals.training.reexpansion_tasks import (
     BlendTask,
     CutTask,
@@ -103,6 +102,7 @@ class ReexpandingSolver(AlternatingSolver):
         self._pass_fraction, self._n_sampled = pass_fraction, n_sampled
         self._exact: float | None = None
         self._error, self._began_sampled = 0.0, False
+        self._passed = PassLoad()
         self._log_partitions: Float64Array = np.zeros(0)
         self._origin: BlockState | None = None
         super().__init__(
@@ -147,19 +147,20 @@ class ReexpandingSolver(AlternatingSolver):
         """
         if self.is_starting:
             return super().run_sweep()
+        self._passed = PassLoad()
         origin, before = self._open_sweep()
         record = super().run_sweep()
         # The expansion is the loss itself where the sweep began.
         rest = before - record.objective_before
         self._origin = None
-        passed = self._settle(origin, before)
-        self._objective = passed.objective
+        found, length = self._settle(origin, before)
+        self._objective = found
         return replace(
             record,
             objective_before=before,
             objective_after_users=record.objective_after_users + rest,
             objective_after_items=record.objective_after_items + rest,
-            expanded=passed,
+            expanded=ExpansionRecord(found, length, self._passed + record.item_load.passed, self._error),
         )
 
     def _open_sweep(self) -> tuple[BlockState, float]:
@@ -238,9 +239,11 @@ class ReexpandingSolver(AlternatingSolver):
             n_threads=self._executor.caller_threads,
         )
 
-    def _settle(self, origin: BlockState, before: float) -> ExpansionRecord:
-        """Expand around the new factors, going back towards ``origin`` as long as the loss is above ``before``."""
-        started = time.perf_counter()
+    def _settle(self, origin: BlockState, before: float) -> tuple[float, float]:
+        """Expand around the new factors, going back towards ``origin`` as long as the loss is above ``before``.
+
+        Gives the exact objective in the end, and the length of the step that was taken.
+        """
         target, length = self.blocks, 1.0
         bound = before + _RISE_TOLERANCE * abs(before) + _ERRORS * self._error
         found = self._expand()
@@ -256,7 +259,7 @@ class ReexpandingSolver(AlternatingSolver):
                 self._take(origin, target, length)
                 found = self._expand()
         self._exact = found
-        return ExpansionRecord(found, length, time.perf_counter() - started, self._error)
+        return found, length
 
     def _take(self, origin: BlockState, target: BlockState, length: float) -> None:
         """Stand between the factors before and after the half-steps of this sweep."""
@@ -330,10 +333,13 @@ class ReexpandingSolver(AlternatingSolver):
         nodes: list[SumNode] = []
         blocks: list[Block[Expansion]] = []
         log_partitions: list[Float64Array] = []
+        parts: list[tuple[str, PassWork]] = []
         for result in results:
-            nodes.extend(result.summary[0])
-            log_partitions.append(result.summary[1])
+            nodes.extend(result.summary.nodes)
+            log_partitions.append(result.summary.log_partitions)
             blocks.append(result.block)
+            parts.append((result.worker, result.summary.passed))
+        self._passed += PassLoad.of(parts)
         self._log_partitions = np.concatenate(log_partitions)
         return nodes, tuple(blocks)
 

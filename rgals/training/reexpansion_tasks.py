@@ -1,5 +1,6 @@
 """What the workers do between two re-expanded sweeps: pass over all scores, hand entries to the items, step back."""
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,12 @@ from rgals.numerics.reexpansion import Entries, Expansion, expand
 from rgals.numerics.reexpansion_items import item_slopes, join_items, sampled_item_slopes, split_by_item
 from rgals.numerics.row_sample import RowSample, draw_rows
 from rgals.numerics.sparse import InteractionRows
-from rgals.training.half_step_tasks import ShardTask, SharedHalfStep, build_system, gather_rows, load_rows
+from rgals.training.half_step_tasks import PassWork, ShardTask, SharedHalfStep, build_system, gather_rows, load_rows
 
 __all__ = [
     "BlendTask",
     "CutTask",
+    "PassSummary",
     "SharedPass",
     "blend_block",
     "cut_entries",
@@ -48,6 +50,25 @@ class SharedPass:
 
 
 @dataclass(frozen=True, slots=True)
+class PassSummary:
+    """What the driver learns of an expanded shard.
+
+    Parameters
+    ----------
+    nodes : list of SumNode
+        The loss and its squared error, as `rgals.numerics.reexpansion.Expansion` has them.
+    log_partitions : float64 array of shape (n_rows,)
+        Of its users.
+    passed : PassWork
+        The pass that gave them.
+    """
+
+    nodes: list[SumNode]
+    log_partitions: Float64Array
+    passed: PassWork
+
+
+@dataclass(frozen=True, slots=True)
 class _PreparedPass:
     shared: SharedPass
     items: Factors
@@ -58,22 +79,24 @@ def gather_items(shared: SharedPass, context: WorkerContext) -> _PreparedPass:
     return _PreparedPass(shared, gather_rows(shared.step, context))
 
 
-def expand_shard(
-    prepared: _PreparedPass, task: ShardTask, context: WorkerContext
-) -> tuple[Expansion, tuple[list[SumNode], Float64Array]]:
+def expand_shard(prepared: _PreparedPass, task: ShardTask, context: WorkerContext) -> tuple[Expansion, PassSummary]:
     """Expand the softmax loss of one shard of users; give its sum and the log partitions, too."""
-    step = prepared.shared.step
+    step, sample = prepared.shared.step, prepared.shared.sample
+    users = rotate(context.fetch(task.initial), step.initial_matrix, context.n_threads)
+    rows, started = load_rows(step, task.side, task.index, context), time.perf_counter()
     found = expand(
-        rotate(context.fetch(task.initial), step.initial_matrix, context.n_threads),
+        users,
         prepared.items,
-        load_rows(step, task.side, task.index, context),
+        rows,
         prepared.shared.log_prior,
         step.loss,
         first_block=task.shard.start // BLOCK_ROWS,
         n_threads=context.n_threads,
-        sample=prepared.shared.sample,
+        sample=sample,
     )
-    return found, (found.nodes, found.log_partitions)
+    n_items = prepared.items.shape[0] if sample is None else sample.rows.size
+    passed = PassWork(time.perf_counter() - started, task.shard.n_rows * n_items)
+    return found, PassSummary(found.nodes, found.log_partitions, passed)
 
 
 def turn_entries(shared: None, task: tuple[Block[Expansion], int], context: WorkerContext) -> tuple[Entries, None]:

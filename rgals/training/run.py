@@ -378,7 +378,10 @@ class TrainingRun:
                 train_s=self._train_s,
                 interactions_per_s=2 * n_interactions / max(seconds, 1e-9),
                 step_length=None if expanded is None else expanded.step_length,
-                pass_s=None if expanded is None else expanded.seconds,
+                pass_s=None if expanded is None else expanded.passed.seconds,
+                scores_per_s=None
+                if expanded is None
+                else expanded.passed.n_scores / max(expanded.passed.seconds, 1e-9),
                 objective_error=expanded.error if expanded is not None and self._config.pass_fraction < 1 else None,
             )
         )

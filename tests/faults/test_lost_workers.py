@@ -81,6 +81,8 @@ def test_a_worker_killed_while_the_softmax_is_expanded(executor, source, delay):
     timer.join()
     check_same(there, (here.user_factors, here.item_factors, here.history))
     assert [summary.step_length for summary in there.history] == [None, 1, 1, 1]
+    for event in watch.of("sweep")[1:]:
+        assert 0 < event.pass_s < event.seconds
 
 
 def test_all_workers_killed_at_once(executor, source, expected):
