@@ -50,7 +50,7 @@ def cluster_rows() -> list[str]:
         for n_factors in FACTORS:
             for n_nodes, n_cpus, memory_gb in CLUSTERS:
                 plan = plan_for(sizes, n_factors, n_nodes, n_cpus)
-                time = plan.time
+                time = plan.time.last
                 fits = not find_shortages(plan, Limits("", memory_bytes=memory_gb * 10**9))
                 cells = [
                     name,
@@ -75,7 +75,7 @@ def node_rows() -> list[str]:
     rows = []
     for name, sizes in PROBLEMS.items():
         for n_factors in FACTORS:
-            times = [plan_for(sizes, n_factors, n_nodes, 32).time for n_nodes in (1, 4, 16, 64, 256)]
+            times = [plan_for(sizes, n_factors, n_nodes, 32).time.last for n_nodes in (1, 4, 16, 64, 256)]
             alone, many = times[0], times[-1]
             half = math.ceil(alone.solve_s / (many.rotate_s + many.network_s))
             rows.append(row([name, str(n_factors), *(readable_s(time.total_s) for time in times), str(half)]))

@@ -62,6 +62,13 @@ def plan(
     pass_fraction: Annotated[
         float, typer.Option("--pass-fraction", help="As in training, for rg-softmax.", rich_help_panel=_TRAINING)
     ] = _DEFAULTS.pass_fraction,
+    start_sweeps: Annotated[
+        int, typer.Option("--start-sweeps", help="As in training, for rg-softmax.", rich_help_panel=_TRAINING)
+    ] = _DEFAULTS.start_sweeps,
+    sampled_sweeps: Annotated[
+        int | None,
+        typer.Option(help="As in training, for rg-softmax.", show_default="all", rich_help_panel=_TRAINING),
+    ] = None,
     n_sweeps: Annotated[
         int, typer.Option("--sweeps", "--n-sweeps", help="Sweeps.", rich_help_panel=_TRAINING)
     ] = _DEFAULTS.n_sweeps,
@@ -145,6 +152,8 @@ def plan(
         loss=loss,
         n_hard=n_hard,
         pass_fraction=pass_fraction,
+        start_sweeps=start_sweeps,
+        sampled_sweeps=sampled_sweeps,
         n_factors=n_factors,
         n_sweeps=n_sweeps,
         patience=patience,
@@ -226,6 +235,8 @@ def _plan_sizes(
             n_sweeps=config.n_sweeps,
             n_hard=config.n_hard if config.loss == "rg-softmax" else None,
             pass_fraction=config.pass_fraction,
+            start_sweeps=config.start_sweeps if config.loss == "rg-softmax" else 0,
+            sampled_sweeps=config.sampled_sweeps,
             is_in_process=is_in_process,
         )
     )
@@ -266,7 +277,8 @@ def _read_limits(
 
 def _calibrate(asked: PlanInput) -> Calibration:
     threads = sorted({1, min(asked.worker_cpus, available_threads())})
-    return calibrate(asked.n_users, asked.n_items, asked.n_interactions, asked.n_factors, n_threads=threads)
+    sizes = asked.n_users, asked.n_items, asked.n_interactions, asked.n_factors
+    return calibrate(*sizes, n_hard=asked.n_hard, n_threads=threads)
 
 
 def _as_document(found: Plan, limits: Limits) -> dict[str, Any]:
@@ -281,7 +293,8 @@ def _as_document(found: Plan, limits: Limits) -> dict[str, Any]:
         "node_bytes": found.node_bytes,
         "disk_bytes": found.disk_bytes,
         "network_bytes_per_sweep": found.network_bytes,
-        "sweep_s": None if time is None else {**asdict(time), "total_s": time.total_s},
+        "sweep_s": None if time is None else {**asdict(time.last), "total_s": time.last.total_s},
+        "run_s": None if time is None else time.total_s,
         "limits": asdict(limits),
         "shortages": [asdict(shortage) for shortage in find_shortages(found, limits)],
     }
@@ -330,15 +343,20 @@ def _add_part(table: Table, title: str, items: tuple[PlanItem, ...], total: int)
 
 
 def _print_time(console: Console, found: Plan) -> None:
-    time = found.time
-    if time is None:
+    run = found.time
+    if run is None:
         return
+    time, kinds = run.last, ""
+    name = "an expanded sweep" if time.pass_s else "a sweep"
     passes = f", passes over all scores {_readable_s(time.pass_s)}" if time.pass_s else ""
+    if run.start is not None and run.start is not time:
+        kinds += f", {run.n_start} of them of the start, {_readable_s(run.start.total_s)} each"
+    if run.sampled is not None and run.sampled is not time:
+        kinds += f", {run.n_sampled} with sampled passes, {_readable_s(run.sampled.total_s)} each"
     console.print(
-        f"a sweep: {_readable_s(time.total_s)} (solving {_readable_s(time.solve_s)}, rotating "
+        f"{name}: {_readable_s(time.total_s)} (solving {_readable_s(time.solve_s)}, rotating "
         f"{_readable_s(time.rotate_s)}, network {_readable_s(time.network_s)}{passes}), "
-        f"{found.asked.n_sweeps} sweeps: {_readable_s(time.total_s * found.asked.n_sweeps)}; "
-        "by the speed of this machine now",
+        f"{run.n_sweeps} sweeps{kinds}: {_readable_s(run.total_s)}; by the speed of this machine now",
         markup=False,
         highlight=False,
         soft_wrap=True,

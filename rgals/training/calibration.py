@@ -17,6 +17,8 @@ from rgals.numerics.half_step import HalfStepSystem, SolverChoice, rotate, solve
 from rgals.numerics.initial import initial_factors
 from rgals.numerics.loss import Loss
 from rgals.numerics.pairwise import BLOCK_ROWS
+from rgals.numerics.reexpansion import expand
+from rgals.numerics.reexpansion_items import item_slopes
 from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.threads import available_threads, one_blas_thread
 from rgals.training.sweep_time import Calibration, Rates
@@ -34,6 +36,14 @@ _MOST_PRODUCTS = 1 << 31
 _FIXED_FLOATS = 1 << 24
 """Largest fixed side, in numbers: 64 MB, more than caches hold."""
 
+_PASS_WORK = 1 << 29
+"""Scores times factors of a measured pass: tens of milliseconds."""
+
+_LEAST_PASS_ROWS = 2048
+_MOST_OTHERS = 1 << 14
+_SCORE_DEVIATION = 2.0
+_NOTHING = np.empty(0, dtype=np.float32)
+
 _REPEATS = 3
 _LOSS = Loss("rg2", alpha=0.03, reg=0.1)
 
@@ -47,10 +57,54 @@ class _Problem:
     initial: Factors
 
 
+@dataclass(frozen=True, slots=True)
+class _ScoreProblem:
+    """Two passes over all scores to be timed: of some rows, which are users in the one and items in the other."""
+
+    rows: InteractionRows
+    vectors: Factors
+    others: Factors
+    loss: Loss
+
+    @classmethod
+    def make(cls, n_items: int, degree: float, n_factors: int, n_hard: int) -> "_ScoreProblem":
+        """Draw factors whose scores spread as those of a trained model do, and entries likewise."""
+        n_others = max(1, min(n_items, _MOST_OTHERS))
+        n_rows = max(_LEAST_PASS_ROWS, min(math.ceil(_PASS_WORK / (n_others * n_factors)), _MOST_OTHERS))
+        generator = np.random.Generator(np.random.PCG64(1))
+        scale = np.float32(math.sqrt(_SCORE_DEVIATION) / n_factors**0.25)
+        vectors, others = (
+            scale * generator.standard_normal((n, n_factors), dtype=np.float32) for n in (n_rows, n_others)
+        )
+        columns = np.linspace(0, n_others - 1, min(n_others, max(1, round(degree)))).astype(np.int32)
+        indptr = np.arange(n_rows + 1, dtype=np.int64) * columns.size
+        rows = InteractionRows(indptr, np.tile(columns, n_rows), None, n_others)
+        return cls(rows, vectors, others, Loss("rg-softmax", alpha=1.0, reg=0.1, n_hard=n_hard))
+
+    def rate(self, n_threads: int) -> float:
+        """Give the seconds per score and factor, the mean of both passes."""
+        ones = np.ones(len(self.others), dtype=np.float32)
+        by_user = _median_s(
+            lambda: expand(
+                self.vectors, self.others, self.rows, _NOTHING, self.loss, first_block=0, n_threads=n_threads
+            )
+        )
+        by_item = _median_s(
+            lambda: item_slopes(self.vectors, self.others, self.others, ones, ones, _NOTHING, n_threads=n_threads)
+        )
+        return (by_user + by_item) / (2 * self.vectors.size * len(self.others))
+
+
 def calibrate(
-    n_users: int, n_items: int, n_interactions: int, n_factors: int, *, n_threads: Sequence[int] | None = None
+    n_users: int,
+    n_items: int,
+    n_interactions: int,
+    n_factors: int,
+    *,
+    n_hard: int | None = None,
+    n_threads: Sequence[int] | None = None,
 ) -> Calibration:
-    """Measure the speed of the half-steps and of the rotation on this machine.
+    """Measure the speed of the half-steps, of the rotation and of the passes over all scores on this machine.
 
     Rows have as many interactions as those of the problem have on average, and the fixed side is as
     long, up to 64 MB; everything else is cut to a size that takes a few seconds altogether.
@@ -59,6 +113,8 @@ def calibrate(
     ----------
     n_users, n_items, n_interactions, n_factors : int
         The problem.
+    n_hard : int or None
+        Hard negatives of ``rg-softmax``; None: another loss, that has no passes.
     n_threads : sequence of int or None
         Numbers of threads to measure; None: one, and all processors.
 
@@ -87,16 +143,20 @@ def calibrate(
     basis = np.linalg.qr(initial_factors(n_factors, n_factors, seed=2).astype(np.float64))[0].astype(np.float32)
     long_side = max(users.system.fixed, items.system.fixed, key=len)
     long_side = long_side[: max(_LEAST_ROWS, _MOST_PRODUCTS // n_factors**2)]
+    scores = None if n_hard is None else _ScoreProblem.make(n_items, n_interactions / n_users, n_factors, n_hard)
     with one_blas_thread:
-        return Calibration(tuple(_measure(users, items, long_side, basis, count) for count in threads))
+        return Calibration(tuple(_measure(users, items, long_side, basis, scores, count) for count in threads))
 
 
-def _measure(users: _Problem, items: _Problem, long_side: Factors, basis: Factors, n_threads: int) -> Rates:
+def _measure(
+    users: _Problem, items: _Problem, long_side: Factors, basis: Factors, scores: "_ScoreProblem | None", n_threads: int
+) -> Rates:
     return Rates(
         n_threads,
         user_solve_s=_solve_rate(users, n_threads),
         item_solve_s=_solve_rate(items, n_threads),
         rotate_s=_median_s(lambda: rotate(long_side, basis, n_threads)) / (long_side.size * basis.shape[0]),
+        pass_s=None if scores is None else scores.rate(n_threads),
     )
 
 

@@ -5,14 +5,14 @@ compares a plan with one.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rgals.data.dataset import Dataset
 from rgals.data.shards import InteractionSource
 from rgals.training import plan_terms as terms
 from rgals.training.config import TrainingConfig
 from rgals.training.plan_input import PlanInput, ShardShape
-from rgals.training.sweep_time import Calibration, SweepTime
+from rgals.training.sweep_time import Calibration, RunTime, SweepTime
 
 __all__ = ["Plan", "PlanInput", "PlanItem", "ShardShape", "kept_checkpoints", "make_plan", "plan_training"]
 
@@ -56,8 +56,8 @@ class Plan:
         Disk space that the run still takes.
     network_bytes : int
         What each node receives in a sweep.
-    time : SweepTime or None
-        Seconds of a sweep; None without a calibration.
+    time : RunTime or None
+        Seconds of the sweeps; None without a calibration.
     """
 
     asked: PlanInput
@@ -66,7 +66,7 @@ class Plan:
     driver: tuple[PlanItem, ...]
     disk: tuple[PlanItem, ...]
     network_bytes: int
-    time: SweepTime | None
+    time: RunTime | None
 
     @property
     def worker_bytes(self) -> int:
@@ -114,22 +114,6 @@ def make_plan(asked: PlanInput, calibration: Calibration | None = None, network_
     worker = _worker_items(asked)
     if asked.is_in_process:
         worker = [*worker, *_stored_items(asked), *_driver_items(asked)]
-    time = None
-    if calibration is not None:
-        time = SweepTime.estimate(
-            calibration,
-            n_users=asked.n_users,
-            n_items=asked.n_items,
-            n_interactions=asked.n_interactions,
-            n_factors=asked.n_factors,
-            worker_cpus=asked.worker_cpus,
-            user_share=terms.busiest_share(asked, "user"),
-            item_share=terms.busiest_share(asked, "item"),
-            hottest_row=terms.hottest_row(asked),
-            network_bytes=terms.network_bytes(asked),
-            network_gbit=network_gbit,
-            pass_operations=terms.pass_operations(asked),
-        )
     return Plan(
         asked,
         tuple(worker),
@@ -137,7 +121,7 @@ def make_plan(asked: PlanInput, calibration: Calibration | None = None, network_
         () if asked.is_in_process else (_base_item(), *_driver_items(asked)),
         tuple(_disk_items(asked)),
         terms.network_bytes(asked),
-        time,
+        None if calibration is None else _predict(asked, calibration, network_gbit),
     )
 
 
@@ -186,6 +170,8 @@ def plan_training(
             dataset_bytes=dataset_bytes,
             n_hard=config.n_hard if loss.is_reexpanded else None,
             pass_fraction=config.pass_fraction,
+            start_sweeps=config.start_sweeps if loss.is_reexpanded else 0,
+            sampled_sweeps=config.sampled_sweeps,
             is_in_process=is_in_process,
         )
     )
@@ -194,6 +180,42 @@ def plan_training(
 def kept_checkpoints(config: TrainingConfig) -> int:
     """Give the checkpoints that a run keeps: none where only an interruption writes one."""
     return config.keep_checkpoints if config.checkpoint_every > 0 or config.checkpoint_seconds > 0 else 0
+
+
+def _predict(asked: PlanInput, calibration: Calibration, network_gbit: float) -> RunTime:
+    """Predict the seconds of each kind of sweep that the run has."""
+
+    def sweep_time(kind: PlanInput) -> SweepTime:
+        return SweepTime.estimate(
+            calibration,
+            n_users=kind.n_users,
+            n_items=kind.n_items,
+            n_entries=terms.n_entries(kind),
+            n_factors=kind.n_factors,
+            worker_cpus=kind.worker_cpus,
+            user_share=terms.busiest_share(kind, "user"),
+            item_share=terms.busiest_share(kind, "item"),
+            hottest_row=terms.hottest_row(kind),
+            network_bytes=terms.network_bytes(kind),
+            network_gbit=network_gbit,
+            n_scores=terms.n_scores(kind),
+        )
+
+    if asked.n_hard is None:
+        return RunTime(asked.n_sweeps, sweep_time(asked))
+    n_start = min(asked.start_sweeps, asked.n_sweeps)
+    n_sampled = asked.n_sweeps - n_start
+    if asked.sampled_sweeps is not None:
+        n_sampled = min(n_sampled, asked.sampled_sweeps)
+    is_sampled = asked.pass_fraction < 1 and n_sampled > 0
+    return RunTime(
+        asked.n_sweeps,
+        sweep_time(replace(asked, pass_fraction=1.0)),
+        n_start,
+        sweep_time(replace(asked, n_hard=None)) if n_start else None,
+        n_sampled if is_sampled else 0,
+        sweep_time(asked) if is_sampled else None,
+    )
 
 
 def _item(name: str, n_bytes: int, formula: str | None) -> PlanItem:

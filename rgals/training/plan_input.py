@@ -89,6 +89,10 @@ class PlanInput:
         Hard negatives of each user under ``rg-softmax``; None: another loss.
     pass_fraction : float
         Share of the scores that a pass of ``rg-softmax`` looks at.
+    start_sweeps : int
+        First sweeps of ``rg-softmax``, which are those of another loss.
+    sampled_sweeps : int or None
+        Expanded sweeps for which ``pass_fraction`` holds; None: all.
     is_in_process : bool
         Whether the one worker is the calling process, without Ray.
 
@@ -116,6 +120,8 @@ class PlanInput:
     hottest_row: int | None = None
     n_hard: int | None = None
     pass_fraction: float = 1.0
+    start_sweeps: int = 0
+    sampled_sweeps: int | None = None
     is_in_process: bool = False
 
     def __post_init__(self) -> None:

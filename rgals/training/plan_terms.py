@@ -26,10 +26,10 @@ __all__ = [
     "model_disk_bytes",
     "model_writing_bytes",
     "n_entries",
+    "n_scores",
     "network_bytes",
     "new_side_bytes",
     "new_side_in_process_bytes",
-    "pass_operations",
     "process_bytes",
     "resident_bytes",
     "row_bytes",
@@ -216,11 +216,11 @@ def tile_bytes(asked: PlanInput) -> int:
     return asked.worker_cpus * ((1 << 21) + 1024 * (4 * asked.n_hard + 128))
 
 
-def pass_operations(asked: PlanInput) -> int:
-    """8 U I d F under rg-softmax: what the passes of a sweep multiply and add, F being the pass_fraction."""
+def n_scores(asked: PlanInput) -> int:
+    """2 U I F under rg-softmax: scores that the passes of a sweep look at, F being the pass_fraction."""
     if asked.n_hard is None:
         return 0
-    return math.ceil(8 * asked.n_users * asked.n_items * asked.n_factors * asked.pass_fraction)
+    return math.ceil(2 * asked.n_users * asked.n_items * asked.pass_fraction)
 
 
 def n_entries(asked: PlanInput) -> int:

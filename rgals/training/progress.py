@@ -84,12 +84,11 @@ class ProgressDisplay:
         elif isinstance(event, SweepEvent):
             self._flush()
             self._sweep = event.sweep
-            rate = event.interactions_per_s / 1e6
             self._parts |= {
                 "objective": (f"objective {event.objective:.6g}",) * 2,
                 "fall": (f"fell {_percent(event.fall)}", f"-{_percent(event.fall)}"),
                 "seconds": (f"{event.seconds:.2f} s",) * 2,
-                "rate": (f"{rate:.2f} M interactions/s", f"{rate:.2f} M/s"),
+                "rate": _rate(event),
             }
         elif isinstance(event, ValidationEvent):
             mark = " (best)" if event.is_best else ""
@@ -140,6 +139,15 @@ class ProgressDisplay:
         """Print a line above the live one; details only where there is no live line."""
         if self._live is None or not is_detail:
             self._console.print(text, soft_wrap=True, markup=False)
+
+
+def _rate(event: SweepEvent) -> tuple[str, str]:
+    """Write how fast a sweep was, in what takes its time: an expanded one passes over all scores."""
+    if event.pass_s is None or event.scores_per_s is None:
+        rate = event.interactions_per_s / 1e6
+        return f"{rate:.2f} M interactions/s", f"{rate:.2f} M/s"
+    rate = event.scores_per_s / 1e6
+    return f"passes {event.pass_s:.2f} s, {rate:.0f} M scores/s", f"{rate:.0f} M scores/s"
 
 
 def _percent(fall: float) -> str:

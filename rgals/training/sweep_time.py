@@ -1,10 +1,10 @@
-"""Seconds of a sweep, from the measured speed of the kernels and the network."""
+"""Seconds of the sweeps of a run, from the measured speed of the kernels and the network."""
 
 from dataclasses import dataclass
 
 from rgals.errors import InputError
 
-__all__ = ["Calibration", "Rates", "SweepTime"]
+__all__ = ["Calibration", "Rates", "RunTime", "SweepTime"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,15 @@ class Rates:
         done for a row included.
     rotate_s : float
         Seconds per row and squared factor to rotate the fixed side.
+    pass_s : float or None
+        Seconds per score and factor of a pass over all scores, the mean of the two; None: not measured.
     """
 
     n_threads: int
     user_solve_s: float
     item_solve_s: float
     rotate_s: float
+    pass_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,9 @@ class Calibration:
         smaller = [one for one in self.rates if one.n_threads <= n_threads]
         nearest = smaller[-1] if smaller else self.rates[0]
         scale = nearest.n_threads / n_threads
-        return Rates(n_threads, nearest.user_solve_s * scale, nearest.item_solve_s * scale, nearest.rotate_s * scale)
+        pass_s = None if nearest.pass_s is None else nearest.pass_s * scale
+        solve_s = nearest.user_solve_s * scale, nearest.item_solve_s * scale
+        return Rates(n_threads, *solve_s, nearest.rotate_s * scale, pass_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ class SweepTime:
         *,
         n_users: int,
         n_items: int,
-        n_interactions: int,
+        n_entries: int,
         n_factors: int,
         worker_cpus: int,
         user_share: float,
@@ -102,7 +107,7 @@ class SweepTime:
         hottest_row: int,
         network_bytes: int,
         network_gbit: float,
-        pass_operations: int = 0,
+        n_scores: int = 0,
     ) -> "SweepTime":
         """Compute the seconds.
 
@@ -110,31 +115,34 @@ class SweepTime:
         ----------
         calibration : Calibration
             Speed of the kernels.
-        n_users, n_items, n_interactions, n_factors : int
-            Sizes.
+        n_users, n_items, n_entries, n_factors : int
+            Sizes; entries are the interactions, and under ``rg-softmax`` the hard negatives.
         worker_cpus : int
             Threads of a worker.
         user_share, item_share : float
             Share of each half-step that the busiest worker solves.
         hottest_row : int
-            Interactions of the row with most of them.
+            Entries of the row with most of them.
         network_bytes : int
             What a node receives in a sweep.
         network_gbit : float
             Gigabits per second that it can receive.
-        pass_operations : int
-            Multiplications and additions of the passes over all scores.
+        n_scores : int
+            Scores that the passes of a sweep look at, both together.
 
         Notes
         -----
-        With s the seconds per interaction and factor of each side, r those per row and squared factor:
-        solving takes ``n d (s_user share_user + s_item share_item)``, and the item half-step not less than its
-        hottest row, ``hottest d s_item``; rotating ``(U + I) d^2 r``; the network bytes over bandwidth.
+        With s the seconds per entry and factor of each side, r those per row and squared factor, p those per score
+        and factor: solving takes ``n d (s_user share_user + s_item share_item)``, and the item half-step not less
+        than its hottest row, ``hottest d s_item``; rotating ``(U + I) d^2 r``; the passes ``scores d p share``; the
+        network bytes over bandwidth.
         """
         if not network_gbit > 0:
             raise InputError(f"network_gbit: expected a positive number, found {network_gbit}")
         rates = calibration.at(worker_cpus)
-        work = n_interactions * n_factors
+        if n_scores and rates.pass_s is None:
+            raise InputError("calibration: expected the speed of the passes over all scores; measure it with n_hard")
+        work = n_entries * n_factors
         hottest_row_s = hottest_row * n_factors * rates.item_solve_s
         item_s = max(work * rates.item_solve_s * item_share, hottest_row_s)
         return cls(
@@ -142,6 +150,50 @@ class SweepTime:
             rotate_s=(n_users + n_items) * n_factors**2 * rates.rotate_s,
             network_s=network_bytes * 8 / (network_gbit * 1e9),
             hottest_row_s=hottest_row_s,
-            # A rotation is a product of matrices, too: a multiplication and an addition for each of its parts.
-            pass_s=pass_operations / 2 * rates.rotate_s * max(user_share, item_share),
+            pass_s=n_scores * n_factors * (rates.pass_s or 0.0) * max(user_share, item_share),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class RunTime:
+    """Seconds of all sweeps of a run.
+
+    Parameters
+    ----------
+    n_sweeps : int
+        All sweeps.
+    sweep : SweepTime
+        One of them; under ``rg-softmax`` an expanded one with exact passes.
+    n_start : int
+        First sweeps under ``rg-softmax``, of another loss.
+    start : SweepTime or None
+        One of those.
+    n_sampled : int
+        Expanded sweeps that follow, whose passes look at a sample.
+    sampled : SweepTime or None
+        One of those.
+    """
+
+    n_sweeps: int
+    sweep: SweepTime
+    n_start: int = 0
+    start: SweepTime | None = None
+    n_sampled: int = 0
+    sampled: SweepTime | None = None
+
+    @property
+    def n_exact(self) -> int:
+        """Sweeps of the kind of ``sweep``."""
+        return self.n_sweeps - self.n_start - self.n_sampled
+
+    @property
+    def last(self) -> SweepTime:
+        """One sweep of the kind that the run ends with."""
+        kinds = (self.n_exact, self.sweep), (self.n_sampled, self.sampled), (self.n_start, self.start)
+        return next(kind for n, kind in kinds if n > 0 and kind is not None)
+
+    @property
+    def total_s(self) -> float:
+        """All sweeps, and a pass by user more: one begins the first expanded sweep, and each ends with one."""
+        kinds = (self.n_start, self.start), (self.n_sampled, self.sampled), (self.n_exact, self.sweep)
+        return sum(n * kind.total_s for n, kind in kinds if kind is not None) + self.last.pass_s / 2

@@ -174,8 +174,24 @@ def test_seconds_are_predicted_from_a_measurement(dataset, monkeypatch):
     assert "a sweep: " in output
     assert "8 sweeps: " in output
     assert "the most popular item alone" not in output
+    assert document["run_s"] == pytest.approx(8 * seconds["total_s"])
     output = run_plan(dataset, "--factors", "8", "--hottest-row", "1e6", is_quick=False)
     assert "the most popular item alone takes " in output
+
+
+def test_the_sweeps_of_rg_softmax_are_told_apart(dataset, monkeypatch):
+    for name in ("_WORK", "_FIXED_FLOATS", "_PASS_WORK"):
+        monkeypatch.setattr(f"rgals.training.calibration.{name}", 1 << 15)
+    options = ("--loss", "rg-softmax", "--factors", "8", "--start-sweeps", "5")
+    sampled = ("--pass-fraction", "0.5", "--sampled-sweeps", "1")
+    output = " ".join(run_plan(dataset, *options, *sampled, is_quick=False).split())
+    assert output.count("an expanded sweep: ") == 1
+    assert ", passes over all scores " in output
+    assert "8 sweeps, 5 of them of the start, " in output
+    assert " each, 1 with sampled passes, " in output
+    document = run_json(dataset, *options, *sampled, is_quick=False)
+    assert 0 < document["sweep_s"]["pass_s"] < document["run_s"]
+    assert document["asked"]["sampled_sweeps"] == 1
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ def small_work(monkeypatch):
     """Measure a little only: the numbers do not matter here."""
     monkeypatch.setattr(calibration, "_WORK", 1 << 15)
     monkeypatch.setattr(calibration, "_FIXED_FLOATS", 1 << 15)
+    monkeypatch.setattr(calibration, "_LEAST_PASS_ROWS", 256)
+    monkeypatch.setattr(calibration, "_PASS_WORK", 1 << 20)
 
 
 def test_rates_are_positive_for_each_number_of_threads(small_work):
@@ -23,18 +25,32 @@ def test_rates_are_positive_for_each_number_of_threads(small_work):
     assert [rates.n_threads for rates in found.rates] == [1, 2]
     for rates in found.rates:
         assert min(rates.user_solve_s, rates.item_solve_s, rates.rotate_s) > 0
+        assert rates.pass_s is None
 
 
 def test_rates_are_seconds_per_unit_of_work(small_work, monkeypatch):
     clock = itertools.count(step=2.0)
     monkeypatch.setattr(calibration.time, "perf_counter", lambda: next(clock))
-    found = calibrate(3000, 1000, 60_000, 8, n_threads=(1,)).rates[0]
+    found = calibrate(3000, 1000, 60_000, 8, n_hard=5, n_threads=(1,)).rates[0]
     # Every measurement takes two seconds on this clock. 4,096 interactions are wanted: of users with 20 entries
     # at most one is taken each, for the least number of rows is 1,024; likewise of items. The longer side
     # has 3,000 rows.
     assert found.user_solve_s == pytest.approx(2.0 / (4096 * 8))
     assert found.item_solve_s == pytest.approx(2.0 / (4096 * 8))
     assert found.rotate_s == pytest.approx(2.0 / (3000 * 8**2))
+    # 256 rows with the 1,000 items: more than are wanted.
+    assert found.pass_s == pytest.approx(2.0 / (256 * 1000 * 8))
+
+
+@pytest.mark.parametrize(("n_items", "n_interactions", "degree"), [(1, 10, 1), (50, 10**6, 50), (10**8, 10**4, 10)])
+def test_the_measured_passes_are_of_distinct_entries_in_bounded_memory(n_items, n_interactions, degree):
+    problem = calibration._ScoreProblem.make(n_items, n_interactions / 1000, 16, 5)
+    rows = problem.rows
+    assert (rows.degrees == degree).all()
+    assert (np.diff(rows.columns.reshape(rows.n_rows, degree), axis=1) > 0).all()
+    assert rows.columns.max() < len(problem.others) <= 1 << 14
+    assert 2048 <= len(problem.vectors) <= 1 << 14
+    assert problem.rate(1) > 0
 
 
 def test_the_measured_problem_is_the_same_every_time_and_can_be_solved(small_work):

@@ -7,8 +7,8 @@ from rgals.execution import InProcessExecutor
 from rgals.training import half_step_tasks, reexpanding_solver, reexpansion_tasks
 from rgals.training.config import TrainingConfig
 from rgals.training.half_step_tasks import PassWork
-from rgals.training.reexpanding_solver import ReexpandingSolver, make_solver
 from rgals.training.records import PassLoad
+from rgals.training.reexpanding_solver import ReexpandingSolver, make_solver
 from tests.training.executors import PicklingExecutor
 from tests.training.runs import N_ITEMS, N_USERS, StopAfter, planted, run
 

@@ -35,7 +35,7 @@ SMALL = PlanInput(
     user_shards=USER_SHARDS,
     item_shards=ITEM_SHARDS,
 )
-MEASURED = Calibration((Rates(1, 4e-9, 3e-9, 2e-11), Rates(4, 1e-9, 1e-9, 1e-11)))
+MEASURED = Calibration((Rates(1, 4e-9, 3e-9, 2e-11, 8e-11), Rates(4, 1e-9, 1e-9, 1e-11, 3e-11)))
 
 
 def changed(**fields):
@@ -427,7 +427,7 @@ def test_a_dataset_is_planned_from_its_manifest(tmp_path):
 
 def test_seconds_are_rates_times_work():
     asked = changed(n_workers=2, n_nodes=2, worker_cpus=4)
-    time = make_plan(asked, MEASURED, network_gbit=2.0).time
+    time = make_plan(asked, MEASURED, network_gbit=2.0).time.last
     assert time is not None
     work = 100_000 * 10
     # Half of ten user shards, three of five item shards.
@@ -440,16 +440,16 @@ def test_seconds_are_rates_times_work():
 
 def test_no_number_of_workers_is_faster_than_the_hottest_row():
     asked = changed(n_workers=100, n_nodes=100, worker_cpus=1, hottest_row=90_000)
-    time = make_plan(asked, MEASURED).time
+    time = make_plan(asked, MEASURED).time.last
     assert time is not None
     assert time.hottest_row_s == pytest.approx(90_000 * 10 * 3e-9)
     assert time.solve_s == pytest.approx(100_000 * 10 * 4e-9 / 10 + time.hottest_row_s)
 
 
 def test_rates_scale_with_threads_from_the_nearest_measurement_below():
-    assert MEASURED.at(1) == Rates(1, 4e-9, 3e-9, 2e-11)
-    assert MEASURED.at(2) == Rates(2, 2e-9, 1.5e-9, 1e-11)
-    assert MEASURED.at(8) == Rates(8, 0.5e-9, 0.5e-9, 0.5e-11)
+    assert MEASURED.at(1) == Rates(1, 4e-9, 3e-9, 2e-11, 8e-11)
+    assert MEASURED.at(2) == Rates(2, 2e-9, 1.5e-9, 1e-11, 4e-11)
+    assert MEASURED.at(8) == Rates(8, 0.5e-9, 0.5e-9, 0.5e-11, 1.5e-11)
     assert Calibration((Rates(4, 1e-9, 1e-9, 1e-11),)).at(1) == Rates(1, 4e-9, 4e-9, 4e-11)
 
 
@@ -470,7 +470,7 @@ def test_seconds_never_fall_with_more_interactions_and_never_rise_with_more_cpus
     def seconds(changed_input: PlanInput) -> SweepTime:
         time = make_plan(changed_input, MEASURED).time
         assert time is not None
-        return time
+        return time.last
 
     slower = dataclasses.replace(asked, n_interactions=asked.n_interactions * factor)
     assert seconds(slower).total_s >= seconds(asked).total_s
@@ -490,11 +490,47 @@ def test_rg_softmax_needs_entries_former_users_and_passes():
     stored = items_of(expanded.object_store)
     assert stored["entries and slopes"] == (36 * entries + 5_000 * 10 * 4) // 5
     assert expanded.network_bytes > 2 * plain.network_bytes
-    assert plain.time.pass_s == 0
-    # 8 U I d operations, two for each of the rotation's, on two threads at half the speed of four.
-    assert expanded.time.pass_s == pytest.approx(4 * 5_000 * 2_000 * 10 * 2e-11 / 2 * 0.2, rel=0.01)
+    few, many = plain.time.last, expanded.time.last
+    assert few.pass_s == 0
+    # Two passes of U I scores; two threads are twice as fast as one; the busiest worker has a fifth of it.
+    assert many.pass_s == pytest.approx(2 * 5_000 * 2_000 * 10 * 8e-11 / 2 * 0.2, rel=0.01)
+    assert many.total_s > many.pass_s + many.solve_s
+    # Each user's hard negatives are entries of both half-steps.
+    assert many.solve_s == pytest.approx(few.solve_s * entries / 100_000)
     sampled = make_plan(changed(n_hard=50, pass_fraction=0.25), MEASURED)
-    assert sampled.time.pass_s == pytest.approx(expanded.time.pass_s / 4)
+    assert sampled.time.last.pass_s == pytest.approx(many.pass_s / 4)
+    with pytest.raises(InputError, match="measure it with n_hard"):
+        make_plan(changed(n_hard=50), Calibration((Rates(1, 1e-9, 1e-9, 1e-11),)))
+
+
+@pytest.mark.parametrize(
+    ("options", "n_start", "n_sampled", "n_exact", "n_half_passes"),
+    [
+        # Half passes: an expanded sweep has two, and one more begins the first.
+        ({}, 0, 0, 8, (0, 17)),
+        ({"start_sweeps": 6}, 6, 0, 2, (0, 5)),
+        ({"start_sweeps": 6, "pass_fraction": 0.25}, 6, 2, 0, (5, 0)),
+        # The sampled sweep begins with a sample, and ends with the exact pass for the next one.
+        ({"start_sweeps": 5, "pass_fraction": 0.25, "sampled_sweeps": 1}, 5, 1, 2, (2, 5)),
+        ({"start_sweeps": 5, "pass_fraction": 0.25, "sampled_sweeps": 9}, 5, 3, 0, (7, 0)),
+        ({"start_sweeps": 5, "pass_fraction": 0.25, "sampled_sweeps": 0}, 5, 0, 3, (0, 7)),
+        ({"start_sweeps": 9}, 8, 0, 0, (0, 0)),
+    ],
+)
+def test_the_seconds_of_a_run_are_those_of_the_kinds_of_sweeps_it_has(
+    options, n_start, n_sampled, n_exact, n_half_passes
+):
+    found = make_plan(changed(n_hard=50, n_sweeps=8, **options), MEASURED).time
+    assert (found.n_start, found.n_sampled, found.n_exact) == (n_start, n_sampled, n_exact)
+    plain, exact, sampled = (
+        make_plan(changed(n_hard=n_hard, pass_fraction=fraction), MEASURED).time.last
+        for n_hard, fraction in ((None, 1.0), (50, 1.0), (50, 0.25))
+    )
+    half_steps = exact.total_s - exact.pass_s
+    assert half_steps == pytest.approx(sampled.total_s - sampled.pass_s)
+    passes = n_half_passes[0] * sampled.pass_s / 2 + n_half_passes[1] * exact.pass_s / 2
+    assert found.total_s == pytest.approx(n_start * plain.total_s + (n_sampled + n_exact) * half_steps + passes)
+    assert found.last.pass_s == (exact.pass_s if n_exact else sampled.pass_s if n_sampled else 0)
 
 
 @pytest.mark.parametrize("fraction", [0, 1.5, float("nan")])

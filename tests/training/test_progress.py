@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -47,6 +48,14 @@ def test_a_log_has_one_plain_line_per_sweep_with_every_number():
         "checkpoint of sweep 1: /somewhere/sweep-00001",
         "sweep 2/2  objective 1200  fell 2.8%  validation NDCG@20 0.1200  0.50 s  2.50 M interactions/s",
     ]
+
+
+def test_an_expanded_sweep_tells_its_passes_over_all_scores():
+    expanded = SweepEvent(7, -4.35e6, 0.0123, 24.93, 67.5, 3.6e5, step_length=1.0, pass_s=23.95, scores_per_s=5.216e8)
+    events = [replace(START, n_sweeps=7), expanded]
+    lines = shown(events).splitlines()
+    assert lines[1] == "sweep 7/7  objective -4.35e+06  fell 1.23%  24.93 s  passes 23.95 s, 522 M scores/s"
+    assert "24.93 s 522 M scores/s" in shown(events, width=80, force_terminal=True, force_interactive=True)
 
 
 def test_a_log_holds_no_control_characters():
