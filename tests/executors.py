@@ -24,7 +24,7 @@ class PicklingExecutor(Executor):
     def n_threads(self) -> int:
         return self._inner.n_threads
 
-    def map_ordered(self, function, shared, tasks: Sequence[Any], *, keys=None, costs=None, prepare=None):
+    def map_ordered(self, function, shared, tasks: Sequence[Any], *, keys=None, costs=None, prepare=None, near=None):
         sent = pickle.dumps((shared, prepare))
         self.shared_bytes.append(len(sent))
         shared, prepare = pickle.loads(sent)

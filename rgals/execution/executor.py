@@ -139,6 +139,7 @@ class Executor(ABC):
         keys: Sequence[Hashable] | None = None,
         costs: Sequence[float] | None = None,
         prepare: Prepare[Shared, Any] | None = None,
+        near: Sequence[Hashable] | None = None,
     ) -> Iterator[Result]:
         """Run ``function(shared, task, context)`` for each task.
 
@@ -157,6 +158,9 @@ class Executor(ABC):
             For each task, its expected share of the work, in any unit; None: all the same.
         prepare : callable or None
             Called once in each worker; the tasks get its result in place of ``shared``.
+        near : sequence of hashable or None
+            In place of ``keys``: each task goes to the worker that ran the last task of that key, likewise, but what
+            is kept there stays there. For tasks that only need a block of that worker.
 
         Yields
         ------

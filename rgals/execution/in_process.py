@@ -105,9 +105,10 @@ class InProcessExecutor(Executor):
         keys: Sequence[Hashable] | None = None,
         costs: Sequence[float] | None = None,
         prepare: Prepare[Shared, Any] | None = None,
+        near: Sequence[Hashable] | None = None,
     ) -> Iterator[Result]:
         """Run the tasks lazily, one as each result is asked for; see `Executor.map_ordered`."""
-        del keys, costs
+        del keys, costs, near
         if not tasks:
             return
         prepared = shared if prepare is None else prepare(shared, self._context)

@@ -58,6 +58,7 @@ def run_map(
     costs: Sequence[float] | None,
     *,
     keeps_blocks: bool,
+    near: Sequence[Hashable] | None = None,
 ) -> Generator[Finished, None, None]:
     """Run the tasks of one map on a pool and give what comes back, in the order of the tasks.
 
@@ -72,7 +73,7 @@ def run_map(
         Tells this map from others.
     work : object
         Reference of the `rgals.execution.worker.Work`.
-    tasks, keys, costs : sequence
+    tasks, keys, costs, near : sequence
         See `rgals.execution.Executor.map_ordered`.
     keeps_blocks : bool
         Whether the large part of each result stays where it was made.
@@ -85,7 +86,7 @@ def run_map(
         What a task raised, in its place.
     """
     pool.look(is_forced=False)
-    run = _MapRun(pool, number, work, tasks, keys, costs, keeps_blocks=keeps_blocks)
+    run = _MapRun(pool, number, work, tasks, keys, costs, keeps_blocks=keeps_blocks, near=near)
     try:
         for position in range(len(tasks)):
             while position not in run.finished:
@@ -109,6 +110,7 @@ class _MapRun:
         costs: Sequence[float] | None,
         *,
         keeps_blocks: bool,
+        near: Sequence[Hashable] | None,
     ) -> None:
         self.finished: dict[int, Finished] = {}
         self._pool = pool
@@ -116,7 +118,11 @@ class _MapRun:
         self._work = work
         self._tasks = tasks
         self._keys = keys
-        self._schedule = Schedule(len(tasks), keys, costs, pool.homes, pool.ready)
+        if keys is not None and near is not None:
+            raise ValueError("expected keys or near, found both")  # a bug
+        # Keys of tasks that only go near something move nothing: their homes are noted in a copy.
+        homes = pool.homes if near is None else dict(pool.homes)
+        self._schedule = Schedule(len(tasks), keys if near is None else near, costs, homes, pool.ready)
         self._keeps_blocks = keeps_blocks
         self._calls: dict[Any, _Call] = {}
         self._n_losses: dict[int, int] = {}

@@ -52,9 +52,11 @@ class PooledExecutor(Executor):
         keys: Sequence[Hashable] | None = None,
         costs: Sequence[float] | None = None,
         prepare: Prepare[Shared, Any] | None = None,
+        near: Sequence[Hashable] | None = None,
     ) -> Iterator[Result]:
         """Run the tasks on the workers; see `Executor.map_ordered`."""
-        with closing(self._map(Work(function, shared, prepare), tasks, keys, costs, keeps_blocks=False)) as run:
+        work = Work(function, shared, prepare)
+        with closing(self._map(work, tasks, keys, costs, keeps_blocks=False, near=near)) as run:
             for finished in run:
                 yield finished.report.summary
 
@@ -132,9 +134,11 @@ class PooledExecutor(Executor):
         costs: Sequence[float] | None,
         *,
         keeps_blocks: bool,
+        near: Sequence[Hashable] | None = None,
     ) -> Generator[Finished, None, None]:
         pool = self._require_open()
         if not tasks:
             return
         reference = pool.cluster.put(work)
-        yield from run_map(pool, next(self._map_numbers), reference, tasks, keys, costs, keeps_blocks=keeps_blocks)
+        number = next(self._map_numbers)
+        yield from run_map(pool, number, reference, tasks, keys, costs, keeps_blocks=keeps_blocks, near=near)

@@ -57,7 +57,7 @@ def write_side(folder: Folder, side: str, factors: SideFactors, executor: Execut
         If the machine that held a block is gone.
     """
     tasks = [(block_name(side, index), block) for index, block in enumerate(factors.blocks)]
-    entries = dict(executor.map_ordered(_write_block, folder, tasks))
+    entries = dict(executor.map_ordered(_write_block, folder, tasks, near=factors.keys))
     if factors.rotation is not None:
         name = _rotation_name(side)
         write_array(folder, name, factors.rotation)
@@ -129,7 +129,7 @@ def read_side(
         rotation = np.array(read_array(folder, _rotation_name(side)))
         if rotation.shape != (n_factors, n_factors) or rotation.dtype != np.float64:
             raise DataError(f"{folder}: expected a float64 rotation of {n_factors} factors, found {rotation.shape}")
-    return SideFactors(layout.ranges, tuple(blocks), n_factors, rotation)
+    return SideFactors(layout.ranges, tuple(blocks), n_factors, rotation, layout.keys)
 
 
 def _write_block(folder: Folder, task: tuple[str, Block[Factors]], context: WorkerContext) -> tuple[str, FileEntry]:

@@ -6,7 +6,7 @@ them, as one matrix, until it is their turn to be solved.
 """
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -83,12 +83,15 @@ class SideFactors:
         Length of a row.
     rotation : float64 array of shape (n_factors, n_factors) or None
         The factors are the blocks times this matrix; None stands for the blocks themselves.
+    keys : tuple of hashable or None
+        Keys of the tasks that left the blocks where they are; None: not known.
     """
 
     ranges: tuple[ShardRange, ...]
     blocks: tuple[Block[Factors], ...]
     n_factors: int
     rotation: Float64Array | None = None
+    keys: tuple[Hashable, ...] | None = None
 
     @property
     def n_rows(self) -> int:
@@ -103,7 +106,7 @@ class SideFactors:
     def rotated(self, basis: Float64Array) -> "SideFactors":
         """Give the factors in another basis; the blocks are shared, nothing is computed."""
         rotation = basis if self.rotation is None else self.rotation @ basis
-        return SideFactors(self.ranges, self.blocks, self.n_factors, rotation)
+        return replace(self, rotation=rotation)
 
     def matrix(self, basis: Float64Array) -> Factors:
         """Give the float32 matrix that takes the blocks into a basis."""
@@ -204,13 +207,16 @@ class FactorReader:
         """
         factors = self.state.side(side)
         tasks: list[tuple[Block[Factors], Offsets]] = []
-        for shard, block in zip(factors.ranges, factors.blocks, strict=True):
+        near: list[Hashable] = []
+        keys = factors.keys or range(len(factors.blocks))
+        for shard, block, key in zip(factors.ranges, factors.blocks, keys, strict=True):
             first, last = np.searchsorted(rows, [shard.start, shard.stop])
             if first < last:
                 tasks.append((block, rows[first:last] - shard.start))
+                near.append(key)
         found = np.empty((rows.size, factors.n_factors), dtype=np.float32)
         start = 0
-        for part in self._executor.map_ordered(_take_rows, factors.rotation, tasks):
+        for part in self._executor.map_ordered(_take_rows, factors.rotation, tasks, near=near):
             found[start : start + part.shape[0]] = part
             start += part.shape[0]
         return found
@@ -250,19 +256,19 @@ def draw_side(executor: Executor, layout: Layout, n_factors: int, seed: int) -> 
         Length of a row, and the seed.
     """
     found = executor.map_blocks(_draw_block, (n_factors, seed), layout.ranges, keys=layout.keys, costs=layout.costs)
-    return SideFactors(layout.ranges, tuple(one.block for one in found), n_factors)
+    return SideFactors(layout.ranges, tuple(one.block for one in found), n_factors, keys=layout.keys)
 
 
 def zero_side(executor: Executor, layout: Layout, n_factors: int) -> SideFactors:
     """Give factors that are all zero, each block where it is used; parameters as `draw_side`."""
     found = executor.map_blocks(_zero_block, n_factors, layout.ranges, keys=layout.keys, costs=layout.costs)
-    return SideFactors(layout.ranges, tuple(one.block for one in found), n_factors)
+    return SideFactors(layout.ranges, tuple(one.block for one in found), n_factors, keys=layout.keys)
 
 
 def split_side(executor: Executor, layout: Layout, factors: Factors) -> SideFactors:
     """Cut a factor matrix of shape (n_rows, n_factors) into blocks; parameters as `draw_side`."""
     blocks = tuple(executor.put(factors[shard.start : shard.stop]) for shard in layout.ranges)
-    return SideFactors(layout.ranges, blocks, factors.shape[1])
+    return SideFactors(layout.ranges, blocks, factors.shape[1], keys=layout.keys)
 
 
 def _draw_block(shared: tuple[int, int], shard: ShardRange, context: WorkerContext) -> tuple[Factors, None]:

@@ -277,7 +277,8 @@ class ReexpandingSolver(AlternatingSolver):
             costs=state.layout.costs,
         )
         blocks = tuple(result.block for result in blended)
-        state.factors, state.sums = SideFactors(after.ranges, blocks, self._n_factors), None
+        state.factors = SideFactors(after.ranges, blocks, self._n_factors, keys=state.layout.keys)
+        state.sums = None
 
     def _slopes(self, basis: Float64Array) -> SharedSlopes | None:
         if self._origin is None:

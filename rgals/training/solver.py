@@ -374,7 +374,8 @@ class AlternatingSolver:
             self._cross = collapse_nodes(cross)
         if not np.isfinite(sums.objective_after):
             self._raise_failure(side, 0, state.factors.n_rows)
-        factors = SideFactors(ranges, tuple(result.block for result in results), self._n_factors)
+        blocks = tuple(result.block for result in results)
+        factors = SideFactors(ranges, blocks, self._n_factors, keys=state.layout.keys)
         return factors, sums, StepLoad.of(results)
 
     def _tasks(self, side: Side) -> list[ShardTask]:

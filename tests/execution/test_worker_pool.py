@@ -300,6 +300,28 @@ class TestKeys:
         found = FakeExecutor(pool).map_ordered(tasks.who, None, [1, 2], keys=[("job", 1), ("job", 2)])
         assert list(found) == [f"node a, worker {home}"] * 2
 
+    @pytest.mark.parametrize("home", [1, 2, 3])
+    def test_what_only_needs_to_be_near_goes_there_and_moves_nothing(self, home: int) -> None:
+        cluster = FakeCluster({"a": 3})
+        pool = start(cluster, n_wanted=3, worker_cpus=1)
+        keys = [("job", n) for n in range(9)]
+        homes = dict.fromkeys(keys, home)
+        pool.homes.update(homes)
+        executor = FakeExecutor(pool)
+        assert list(executor.map_ordered(tasks.who, None, [1, 2], near=keys[:2])) == [f"node a, worker {home}"] * 2
+        # So many that others help.
+        found = list(executor.map_ordered(tasks.who, None, range(9), near=keys))
+        assert len(set(found)) > 1
+        assert pool.homes == homes
+        assert not [entry for entry in cluster.log if entry[1] == "forget"]
+        list(executor.map_ordered(tasks.who, None, [1], near=[("job", "never seen")]))
+        assert pool.homes == homes
+
+    def test_a_task_moves_its_key_or_not(self) -> None:
+        executor = FakeExecutor(start(FakeCluster({"a": 1}), n_wanted=1, worker_cpus=1))
+        with pytest.raises(ValueError, match="keys or near"):
+            list(executor.map_ordered(tasks.who, None, [1], keys=[("job", 1)], near=[("job", 1)]))
+
     def test_a_map_that_has_ended_is_forgotten_by_every_worker(self) -> None:
         cluster = FakeCluster({"a": 2})
         executor = FakeExecutor(start(cluster, n_wanted=2, worker_cpus=1))

@@ -26,8 +26,9 @@ class PickledBlock:
 class PicklingExecutor(InProcessExecutor):
     """Sends whatever a cluster would send through pickle, and runs the tasks in the order last to first."""
 
-    def map_ordered(self, function, shared, tasks, *, keys=None, costs=None, prepare=None):
+    def map_ordered(self, function, shared, tasks, *, keys=None, costs=None, prepare=None, near=None):
         assert keys is None or len(keys) == len(tasks)
+        assert near is None or (keys is None and len(near) == len(tasks))
         assert costs is None or len(costs) == len(tasks)
         results = [None] * len(tasks)
         if tasks:

@@ -92,6 +92,7 @@ def test_a_checkpoint_is_read_into_any_number_of_blocks(tmp_path, cuts):
     layout = Layout(wanted, tuple(("user", index) for index in range(len(wanted))))
     found = load(store_at(tmp_path), {**LAYOUTS, "user": layout}).factors.users
     assert found.ranges == wanted
+    assert found.keys == layout.keys
     assert [EXECUTOR.fetch(block).tobytes() for block in found.blocks] == [
         factors(1)[one.start : one.stop].tobytes() for one in wanted
     ]
