@@ -17,6 +17,7 @@ from rgals.artifact.model import Model
 from rgals.artifact.queries import RankingRequest
 from rgals.artifact.registry import read_current
 from rgals.artifact.registry_index import attach_index, build_index, fetch_attached_index, read_index_record
+from rgals.artifact.registry_store import RegistryStore
 from rgals.errors import ChecksumError, DataError, FormatVersionError
 from rgals.numerics.topk import top_k
 from tests.artifact.catalog import N_ITEMS, write_catalog
@@ -167,3 +168,33 @@ def test_a_damaged_index_and_a_foreign_one_are_refused(model, tmp_path):
     (folder / "index.usearch").write_bytes(content)
     with pytest.raises(ChecksumError, match="expected SHA-256"):
         fetch_attached_index(tmp_path / "r", manifest, tmp_path)
+
+
+@pytest.mark.parametrize("n_writes", [0, 1])
+def test_an_index_that_was_being_replaced_when_its_publisher_ended_does_not_count(
+    model, tmp_path, monkeypatch, n_writes
+):
+    publish_model(tmp_path / "r", model)
+    manifest = read_current(tmp_path / "r").manifest_sha256
+    options = OPTIONS.model_copy(update={"gate": 0.9})
+    other = options.model_copy(update={"connectivity": 8})
+    with build_index(model, options, 1) as first, build_index(model, other, 1) as second:
+        attach_index(tmp_path / "r", model, first)
+        write_file, written = RegistryStore.write_file, []
+
+        def ends(self, folder, name, content):
+            if len(written) == n_writes:
+                raise KeyboardInterrupt
+            written.append(name)
+            return write_file(self, folder, name, content)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(RegistryStore, "write_file", ends)
+            with pytest.raises(KeyboardInterrupt):
+                attach_index(tmp_path / "r", model, second)
+        # The old record must never stand beside the new index: readers see none.
+        assert read_index_record(tmp_path / "r", manifest) is None
+        assert fetch_attached_index(tmp_path / "r", manifest, tmp_path) is None
+        attach_index(tmp_path / "r", model, second)
+    assert read_index_record(tmp_path / "r", manifest) == second.record
+    assert isinstance(fetch_attached_index(tmp_path / "r", manifest, tmp_path).open(model), ItemIndex)
