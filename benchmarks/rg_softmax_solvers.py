@@ -16,10 +16,12 @@ from rgals.execution import Block, WorkerContext
 from rgals.names import SIDES, Factors, Float64Array, Side, Weights
 from rgals.numerics import reexpansion_items
 from rgals.numerics.half_step import SideSums, SolverChoice, rotate, solve_half_step, sum_rows
+from rgals.numerics.loss import Loss
 from rgals.numerics.pairwise import BLOCK_ROWS
-from rgals.numerics.reexpansion import Expansion
+from rgals.numerics.reexpansion import Expansion, expand
 from rgals.numerics.reexpansion_items import cross_sums
 from rgals.numerics.row_sample import RowSample, draw_rows
+from rgals.numerics.sparse import InteractionRows
 from rgals.numerics.temperature import best_temperature
 from rgals.numerics.threads import run_blocks
 from rgals.training import half_step_tasks, reexpansion_tasks
@@ -229,3 +231,47 @@ class KeptSample(ReexpandingSolver):
             return None
         weight_sums, draw = self._shards.weight_sums(side), max(self._sweep - self._n_start, 0) // self.period
         return draw_rows(weight_sums, self._pass_fraction, (self._seed, draw, SIDES.index(side)))
+
+
+class IndexedSample(ReexpandingSolver):
+    """Its sampled passes have the hardest negatives of all items as entries, as an index that errs never would give.
+
+    They are found by an exact pass: seconds mean nothing.
+    """
+
+    def run_sweep(self) -> SweepRecord:
+        """Run a sweep whose passes know all hard negatives."""
+        with patch.object(reexpansion_tasks, "expand", _expand_with_index):
+            return super().run_sweep()
+
+
+def _expand_with_index(
+    vectors: Factors, items: Factors, rows: InteractionRows, log_prior: Weights, loss: Loss, **options: Any
+) -> Expansion:
+    """Expand with a sample, and the hard negatives of an exact pass beside it, as observed items of weight 0."""
+    exact = expand(vectors, items, rows, log_prior, loss, **{**options, "sample": None})
+    if options["sample"] is None:
+        return exact
+    found = exact.entries.rows
+    users = np.repeat(np.arange(found.n_rows), found.degrees)
+    weights = np.zeros(found.n_interactions, dtype=np.float32)
+    # Items ascend in each row of both: observed ones are found by their place in the long vector of pairs.
+    pairs = users * found.n_columns + found.columns
+    owners = np.repeat(np.arange(rows.n_rows), rows.degrees)
+    observed = np.searchsorted(pairs, owners * rows.n_columns + rows.columns)
+    weights[observed] = 1 if rows.weights is None else rows.weights
+    known = InteractionRows(found.indptr, found.columns, weights, found.n_columns)
+    sampled = expand(vectors, items, known, log_prior, replace(loss, n_hard=0), **options)
+    # An observed item of weight 0 has the curvature c p; a hard negative kappa c p.
+    hard = np.flatnonzero(weights == 0)
+    curvatures, linears = sampled.entries.rows.weights, sampled.entries.linears
+    assert curvatures is not None
+    assert np.array_equal(sampled.entries.rows.columns, found.columns)
+    owners = users[hard]
+    scores = np.einsum("ef,ef->e", vectors[owners], items[found.columns[hard]], dtype=np.float64)
+    shifts = log_prior[found.columns[hard]] if log_prior.size else 0.0
+    totals = np.bincount(users, weights=weights, minlength=found.n_rows)
+    bends = totals[owners] * np.exp(scores + shifts - sampled.log_partitions[owners])
+    curvatures[hard] += ((loss.kappa - 1) * bends).astype(np.float32)
+    linears[hard] = curvatures[hard] * scores
+    return sampled

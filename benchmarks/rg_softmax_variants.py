@@ -28,6 +28,7 @@ from rg_softmax_solvers import (
     FreshItems,
     HalfEvenItems,
     HalfPrecision,
+    IndexedSample,
     KeptSample,
     NoTemperature,
     RankOne,
@@ -117,6 +118,8 @@ def all_variants() -> dict[str, Variant]:
         found.append(Variant(name, solver=solver))
     tenth = {"pass_fraction": 0.1}
     found += [Variant("tenth", tenth), Variant("tenth-kept", tenth, solver=KeptSample)]
+    found += [Variant("tenth-indexed", tenth, solver=IndexedSample), Variant("half-tenth", {"pass_fraction": 0.05})]
+    found.append(Variant("half-tenth-indexed", {"pass_fraction": 0.05}, solver=IndexedSample))
     return {variant.name: variant for variant in found}
 
 
