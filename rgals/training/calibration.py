@@ -40,7 +40,9 @@ _PASS_WORK = 1 << 29
 """Scores times factors of a measured pass: tens of milliseconds."""
 
 _LEAST_PASS_ROWS = 2048
+_PASS_ROWS_PER_THREAD = 256
 _MOST_OTHERS = 1 << 14
+_MOST_DEGREE = 1024
 _SCORE_DEVIATION = 2.0
 _NOTHING = np.empty(0, dtype=np.float32)
 
@@ -67,16 +69,18 @@ class _ScoreProblem:
     loss: Loss
 
     @classmethod
-    def make(cls, n_items: int, degree: float, n_factors: int, n_hard: int) -> "_ScoreProblem":
-        """Draw factors whose scores spread as those of a trained model do, and entries likewise."""
+    def make(cls, n_items: int, degree: float, n_factors: int, n_hard: int, n_threads: int) -> "_ScoreProblem":
+        """Draw factors whose scores spread as those of a trained model do, and enough rows for all threads."""
         n_others = max(1, min(n_items, _MOST_OTHERS))
-        n_rows = max(_LEAST_PASS_ROWS, min(math.ceil(_PASS_WORK / (n_others * n_factors)), _MOST_OTHERS))
+        least = max(_LEAST_PASS_ROWS, _PASS_ROWS_PER_THREAD * n_threads)
+        n_rows = max(least, min(math.ceil(_PASS_WORK / (n_others * n_factors)), _MOST_OTHERS))
         generator = np.random.Generator(np.random.PCG64(1))
         scale = np.float32(math.sqrt(_SCORE_DEVIATION) / n_factors**0.25)
         vectors, others = (
             scale * generator.standard_normal((n, n_factors), dtype=np.float32) for n in (n_rows, n_others)
         )
-        columns = np.linspace(0, n_others - 1, min(n_others, max(1, round(degree)))).astype(np.int32)
+        n_entries = min(n_others, _MOST_DEGREE, max(1, round(degree)))
+        columns = np.linspace(0, n_others - 1, n_entries).astype(np.int32)
         indptr = np.arange(n_rows + 1, dtype=np.int64) * columns.size
         rows = InteractionRows(indptr, np.tile(columns, n_rows), None, n_others)
         return cls(rows, vectors, others, Loss("rg-softmax", alpha=1.0, reg=0.1, n_hard=n_hard))
@@ -143,7 +147,9 @@ def calibrate(
     basis = np.linalg.qr(initial_factors(n_factors, n_factors, seed=2).astype(np.float64))[0].astype(np.float32)
     long_side = max(users.system.fixed, items.system.fixed, key=len)
     long_side = long_side[: max(_LEAST_ROWS, _MOST_PRODUCTS // n_factors**2)]
-    scores = None if n_hard is None else _ScoreProblem.make(n_items, n_interactions / n_users, n_factors, n_hard)
+    degree, scores = n_interactions / n_users, None
+    if n_hard is not None:
+        scores = _ScoreProblem.make(n_items, degree, n_factors, n_hard, threads[-1])
     with one_blas_thread:
         return Calibration(tuple(_measure(users, items, long_side, basis, scores, count) for count in threads))
 

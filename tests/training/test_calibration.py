@@ -42,15 +42,22 @@ def test_rates_are_seconds_per_unit_of_work(small_work, monkeypatch):
     assert found.pass_s == pytest.approx(2.0 / (256 * 1000 * 8))
 
 
-@pytest.mark.parametrize(("n_items", "n_interactions", "degree"), [(1, 10, 1), (50, 10**6, 50), (10**8, 10**4, 10)])
+@pytest.mark.parametrize(
+    ("n_items", "n_interactions", "degree"), [(1, 10, 1), (50, 10**6, 50), (10**8, 10**4, 10), (10**8, 10**7, 1024)]
+)
 def test_the_measured_passes_are_of_distinct_entries_in_bounded_memory(n_items, n_interactions, degree):
-    problem = calibration._ScoreProblem.make(n_items, n_interactions / 1000, 16, 5)
+    problem = calibration._ScoreProblem.make(n_items, n_interactions / 1000, 16, 5, 2)
     rows = problem.rows
     assert (rows.degrees == degree).all()
     assert (np.diff(rows.columns.reshape(rows.n_rows, degree), axis=1) > 0).all()
     assert rows.columns.max() < len(problem.others) <= 1 << 14
     assert 2048 <= len(problem.vectors) <= 1 << 14
     assert problem.rate(1) > 0
+
+
+def test_the_measured_passes_have_work_for_every_thread():
+    problem = calibration._ScoreProblem.make(10**8, 5.0, 64, 5, 48)
+    assert len(problem.vectors) >= 48 * 2 * 128
 
 
 def test_the_measured_problem_is_the_same_every_time_and_can_be_solved(small_work):
